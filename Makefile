@@ -1,0 +1,95 @@
+# Needs git, make and a Python of 3.11 or later. Node.js and a browser are brought along where the
+# machine has none. `make help` lists the targets.
+
+PYTHON   ?= python3
+HOST     ?= 127.0.0.1
+PORT     ?= 8000
+DATABASE ?= sqlite:///var/reattach.db
+APP      ?= examples.gap_resolution.app:reattach
+
+BIN := .venv/bin
+# Node.js of the machine, or of PyPI: tools/node.py decides.
+NPM  := $(BIN)/python tools/node.py npm
+NODE := $(BIN)/python tools/node.py node
+PIP  := $(BIN)/python -m pip --disable-pip-version-check
+
+# Every file below a folder that is not itself made from others.
+sources = $(shell find $(1) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print 2>/dev/null)
+
+CLIENT := packages/client
+PAGE   := examples/gap_resolution
+# A package is built as soon as it is there.
+BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
+          $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
+
+.PHONY: help install run test lint format wheel pins lock clean
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target what; do printf '%-16s%s\n' "$$target" "$$what"; done
+
+install: .venv/.installed node_modules/.installed $(BUILT) ## everything into .venv and node_modules; packages and pages built
+
+run: install ## the example at http://HOST:PORT (127.0.0.1:8000)
+	@mkdir -p var
+	$(BIN)/reattach serve --app $(APP) --host $(HOST) --port $(PORT) --database $(DATABASE)
+
+test: install ## every test: vitest, then pytest with a real browser and real kills
+	$(NODE) tools/chromium.mjs
+	$(NPM) test
+	$(BIN)/python -m pytest
+
+lint: install ## style and types of Python and TypeScript; a warning is an error
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(NPM) run lint
+	$(NPM) run check
+
+format: install ## puts the sources in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(NPM) run format
+
+wheel: install ## dist/*.whl, with the built pages inside
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+pins: ## constraints.txt anew, with the newest versions that pyproject.toml allows
+	rm -rf .cache/pins
+	$(PYTHON) -m venv .cache/pins
+	.cache/pins/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev,examples,node]'
+	{ sed -n '/^#/p' constraints.txt; \
+	    .cache/pins/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; \
+	} > .cache/pins/constraints.txt
+	mv .cache/pins/constraints.txt constraints.txt
+	rm -rf .cache/pins
+
+lock: .venv/.installed ## package-lock.json after a change in a package.json
+	$(NPM) install --package-lock-only
+
+clean: ## removes what was installed and built; keeps var/, where the data is
+	rm -rf .venv node_modules .cache dist .hypothesis packages/*/dist packages/*/node_modules \
+	    examples/*/pages examples/*/web/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Reattach needs Python 3.11 or later; %s is %s. Name another one: make PYTHON=python3.12 ..." % (sys.executable, sys.version.split()[0]))'
+	@# Half an environment, or one whose Python is gone, is made anew.
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PIP) install --quiet -c constraints.txt hatchling editables
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,examples]'
+	touch $@
+
+node_modules/.installed: .venv/.installed .npmrc package.json package-lock.json $(wildcard packages/*/package.json examples/*/web/package.json)
+	$(NPM) ci
+	touch $@
+
+$(CLIENT)/dist/index.js: node_modules/.installed tsconfig.base.json $(call sources,$(CLIENT))
+	$(NPM) run build --workspace $(CLIENT)
+	touch $@
+
+$(PAGE)/pages/index.html: $(CLIENT)/dist/index.js $(call sources,$(PAGE)/web)
+	$(NPM) run build --workspace $(PAGE)/web
+	touch $@
