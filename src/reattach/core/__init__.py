@@ -1,0 +1,1 @@
+"""The pure core: no I/O, no clock, no randomness. Time and ids are handed in."""

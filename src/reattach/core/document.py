@@ -1,0 +1,280 @@
+"""The state of a session as one mutable JSON tree, changed step by step, each step undoable.
+
+Every step writes the patch operation that says the same to a client (RFC 6902, with ``str_ins``
+and ``str_del`` for text). A step costs what it touches, never what the state weighs.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, Literal
+
+import msgspec
+
+from reattach.core.index import Undo
+from reattach.core.paths import Path, join
+from reattach.core.values import JSON
+from reattach.errors import ChangeRefused
+
+__all__ = ["ABSENT", "Absent", "Document", "Place", "element_id"]
+
+
+class Absent(Enum):
+    """The type of `ABSENT`, which stands where there is no value at all (null is a value)."""
+
+    ABSENT = "absent"
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final[Literal[Absent.ABSENT]] = Absent.ABSENT
+
+_encode = msgspec.json.encode
+
+_SCAN = 16
+"""Lists up to this length are searched through; longer ones get a map of their ids."""
+_LISTS = 256
+"""Maps kept at a time."""
+
+
+def element_id(value: JSON) -> str | None:
+    """Return the id by which a list element is addressed, None for one without."""
+    if type(value) is dict:
+        found = value.get("id")
+        if type(found) is str:
+            return found
+    return None
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where an operation's path leads: a container that exists, a key in it, and what is there.
+
+    ``key`` is an index under a list (-1: no such element) and a string under an object (which may
+    not have it: ``value`` is `ABSENT`). The whole state has ``container`` None. ``pointer`` is the
+    patch path of the container.
+    """
+
+    container: Any
+    key: Any
+    pointer: str
+    value: Any
+
+
+class Document:
+    """A state, the steps taken since the last `settle`, and how to take them back."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+        self.recording = True
+        """Whether steps write their patch; a replayed log has it already."""
+        self.patch: list[dict[str, Any]] = []
+        self.undo: Undo = []
+        self.weight = len(_encode(state))
+        """What the state weighs as JSON, in bytes: kept by what each step adds and takes away."""
+        self._ids: dict[int, tuple[list[Any], dict[str, int] | None]] = {}
+
+    # Reading
+
+    def locate(self, path: Path) -> Place | None:
+        """Find where a path leads; None where its parent does not exist.
+
+        Raises `ChangeRefused` (``bad_path``) where the path names a list element by an index.
+        """
+        current: Any = self.state
+        if not path:
+            return Place(None, None, "", current)
+        steps: list[str] = []
+        last = len(path) - 1
+        for depth, token in enumerate(path):
+            key: Any = token
+            if type(current) is list:
+                key = self.find(current, _id_of(token, path))
+            elif type(current) is not dict:
+                return None
+            if type(current) is list:
+                found = current[key] if key != -1 else ABSENT
+            else:
+                found = current.get(key, ABSENT)
+            if depth == last:
+                return Place(current, key, join(steps), found)
+            if found is ABSENT:
+                return None
+            current = found
+            steps.append(str(key))
+        return None  # pragma: no cover - the loop returns at its last token
+
+    def find(self, items: list[Any], wanted: str) -> int:
+        """Return the index of the first element with an id, -1 where there is none."""
+        if len(items) <= _SCAN:
+            return _scan(items, wanted)
+        cached = self._ids.get(id(items))
+        if cached is not None:
+            known = cached[1]
+            if known is None:
+                return _scan(items, wanted)
+            at = known.get(wanted)
+            if at is None:
+                return -1
+            # Elements move by one when another is inserted or removed before them.
+            for guess in (at, at + 1, at - 1, at + 2, at - 2):
+                if 0 <= guess < len(items) and element_id(items[guess]) == wanted:
+                    known[wanted] = guess
+                    return guess
+        known = self._map(items)
+        if known is None:
+            return _scan(items, wanted)
+        return known.get(wanted, -1)
+
+    def _map(self, items: list[Any]) -> dict[str, int] | None:
+        known: dict[str, int] | None = {}
+        for at, item in enumerate(items):
+            found = element_id(item)
+            if found is None:
+                continue
+            if known is None or found in known:
+                known = None  # an id stands twice: only a search finds the first
+                break
+            known[found] = at
+        if len(self._ids) >= _LISTS:
+            self._ids.clear()
+        # The list is kept beside its map, so that its identity cannot be reused meanwhile.
+        self._ids[id(items)] = (items, known)
+        return known
+
+    # Steps
+
+    def put(self, place: Place, value: JSON) -> None:
+        """Set what is at a place: the whole state, an object's key or an existing element."""
+        container, key = place.container, place.key
+        if container is None:
+            self.undo.append((setattr, (self, "state", self.state)))
+            self._note("replace", "", value, gone=self.weight)
+            self.state = value
+            return
+        pointer = f"{place.pointer}{join((str(key),))}"
+        if place.value is ABSENT:
+            self.undo.append((container.pop, (key,)))
+            self._note("add", pointer, value, gone=-len(_encode(key)) - 1 - bool(container))
+        else:
+            self.undo.append((container.__setitem__, (key, place.value)))
+            self._note("replace", pointer, value, gone=len(_encode(place.value)))
+            if type(container) is list and element_id(value) != element_id(place.value):
+                self._ids.pop(id(container), None)
+                self.undo.append((self._ids.pop, (id(container), None)))
+        container[key] = value
+
+    def remove(self, place: Place) -> None:
+        """Remove a key or an element that is there."""
+        container, key = place.container, place.key
+        if self.recording:
+            self.patch.append({"op": "remove", "path": f"{place.pointer}{join((str(key),))}"})
+        named = 0 if type(container) is list else len(_encode(key)) + 1
+        self.weigh(-len(_encode(place.value)) - named - (len(container) > 1))
+        if type(container) is list:
+            value = container.pop(key)
+            self._forget(container, element_id(value))
+            self.undo.append((self._insert, (container, key, value)))
+        else:
+            self.undo.append((container.__setitem__, (key, container.pop(key))))
+
+    def insert(self, items: list[Any], at: int, value: JSON, pointer: str) -> None:
+        """Insert before index ``at`` of a list whose own patch path is ``pointer``."""
+        self._insert(items, at, value)
+        self.undo.append((self._pop, (items, at)))
+        self._note("add", f"{pointer}/{at}", value, gone=-bool(len(items) > 1))
+
+    def move(self, items: list[Any], source: int, target: int, pointer: str) -> None:
+        """Move an element to index ``target``, counted without it."""
+        items.insert(target, items.pop(source))
+        self._ids.pop(id(items), None)
+        self.undo.append((self._move, (items, target, source)))
+        if self.recording:
+            self.patch.append(
+                {"op": "move", "from": f"{pointer}/{source}", "path": f"{pointer}/{target}"}
+            )
+
+    def splice(self, place: Place, index: int, delete: int, insert: str) -> None:
+        """Edit a string, in code points; a missing one counts as empty."""
+        container, key, text = place.container, place.key, place.value
+        if text is ABSENT:
+            self.put(place, insert)
+            return
+        pointer = f"{place.pointer}{join((str(key),))}"
+        self.undo.append((container.__setitem__, (key, text)))
+        container[key] = f"{text[:index]}{insert}{text[index + delete :]}"
+        self.weigh(len(_encode(insert)) - len(_encode(text[index : index + delete])))
+        if delete and self.recording:
+            self.patch.append({"op": "str_del", "path": pointer, "pos": index, "len": delete})
+        if insert and self.recording:
+            self.patch.append({"op": "str_ins", "path": pointer, "pos": index, "str": insert})
+
+    def take_patch(self) -> list[dict[str, Any]]:
+        """Return the patch written since the last call, and begin the next one."""
+        patch, self.patch = self.patch, []
+        return patch
+
+    def weigh(self, change: int) -> None:
+        """Note that the state weighs ``change`` bytes more."""
+        self.undo.append((setattr, (self, "weight", self.weight)))
+        self.weight += change
+
+    def _note(self, op: str, pointer: str, value: JSON, *, gone: int) -> None:
+        raw = _encode(value)
+        self.weigh(len(raw) - gone)
+        if self.recording:
+            # Encoded at once: a later step may reach into the value, which now is the state's.
+            self.patch.append({"op": op, "path": pointer, "value": msgspec.Raw(raw)})
+
+    # Undoing
+
+    def rollback(self, mark: int) -> None:
+        """Take back every step after the first ``mark`` entries of ``undo``."""
+        undo = self.undo
+        while len(undo) > mark:
+            call, arguments = undo.pop()
+            call(*arguments)
+
+    def settle(self) -> None:
+        """Make every step so far final."""
+        self.undo.clear()
+
+    def _insert(self, items: list[Any], at: int, value: JSON) -> None:
+        items.insert(at, value)
+        cached = self._ids.get(id(items))
+        if cached is not None and cached[1] is not None:
+            found = element_id(value)
+            if found in cached[1]:
+                del self._ids[id(items)]  # the id stands twice now: only a search finds the first
+            elif found is not None:
+                cached[1][found] = at
+
+    def _pop(self, items: list[Any], at: int) -> None:
+        self._forget(items, element_id(items.pop(at)))
+
+    def _move(self, items: list[Any], source: int, target: int) -> None:
+        items.insert(target, items.pop(source))
+        self._ids.pop(id(items), None)
+
+    def _forget(self, items: list[Any], gone: str | None) -> None:
+        cached = self._ids.get(id(items))
+        if gone is not None and cached is not None and cached[1] is not None:
+            cached[1].pop(gone, None)
+
+
+def _scan(items: list[Any], wanted: str) -> int:
+    for at, item in enumerate(items):
+        if type(item) is dict and item.get("id") == wanted:
+            return at
+    return -1
+
+
+def _id_of(token: str, path: Path) -> str:
+    if token[:1] != "#":
+        raise ChangeRefused(
+            f"expected # and an element's id under a list, got {token!r}: an index would mean"
+            " another element by the time the change arrives",
+            code="bad_path",
+            path=join(path),
+        )
+    return token[1:]

@@ -1,0 +1,519 @@
+"""One session's decisions: a change becomes a commit or a refusal, exactly once.
+
+The state in memory runs ahead of the database by the batch in flight, and no further: `cut` begins
+a batch, `decide` fills it, and either `land` makes it final or `abort` takes it all back. Nobody
+is shown anything in between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from reattach.core.document import ABSENT, Document
+from reattach.core.index import Index, Write
+from reattach.core.limits import Limits
+from reattach.core.merge import Author, Lost, Merge, Side, replay
+from reattach.core.patch import step
+from reattach.core.paths import join
+from reattach.errors import ChangeRefused
+from reattach.store.base import (
+    ClientAdvance,
+    ClientRecord,
+    CommitRecord,
+    ConflictRecord,
+    IdempotencyRecord,
+    Loaded,
+    RefusalRecord,
+    SavedState,
+)
+from reattach.wire import (
+    By,
+    Conflict,
+    ConflictSide,
+    Op,
+    Rejected,
+    StateUpdate,
+    encode,
+)
+
+__all__ = ["Client", "Edit", "Proposal", "Session"]
+
+Edit: TypeAlias = Callable[[Merge], None]
+"""What a proposal does, by calling a `Merge`; it may raise `ChangeRefused`."""
+
+
+_Author: TypeAlias = tuple[str | None, str | None, str]
+"""A client's device and user, and ``device`` or ``server``: what a conflict tells of it."""
+
+
+_Pair: TypeAlias = tuple[str, str, str]
+"""A path, the client that lost there and the one that won."""
+
+
+class _Logged(msgspec.Struct):
+    """What a commit's frame tells when the log is replayed."""
+
+    patch: list[dict[str, Any]]
+    by: By
+    conflicts: list[Conflict] | None = None
+
+
+_logged = msgspec.json.Decoder(_Logged)
+
+
+class Client:
+    """A client as the session knows it: its user, and its decided numbers."""
+
+    __slots__ = ("at", "corrected", "device_id", "known", "refusals", "seq", "source", "user_id")
+
+    def __init__(self, record: ClientRecord, *, known: bool, source: str = "device") -> None:
+        self.user_id = record.user_id
+        self.device_id = record.device_id
+        self.seq = record.seq
+        """The highest decided number; 0 before the first."""
+        self.at = record.at
+        """That change's ``at`` as its client sent it, ms."""
+        self.corrected = 0
+        """The same in the server's clock: no later change of the client lies before it."""
+        self.refusals: dict[int, RefusalRecord] = {}
+        """The refusals known here: those after some number."""
+        self.known = known
+        """Whether the database has a row for it."""
+        self.source = source
+
+
+class Proposal(msgspec.Struct, kw_only=True):
+    """A change to be decided, from whichever way it came.
+
+    ``edit`` carries it out; ``refused`` is why it cannot be, where that was clear on arrival.
+    ``epoch`` None means the current one, ``base`` None the version at hand.
+    """
+
+    client_id: str
+    seq: int
+    at: int
+    corrected: int
+    base: int | None = None
+    epoch: str | None = None
+    edit: Edit | None = None
+    refused: ChangeRefused | None = None
+    ends: bool = False
+    user_id: str | None = None
+    """On whose behalf the server writes; a device's user is its client's."""
+
+
+class Session:
+    """A session opened from the database: its state, its clients, and the batch in flight."""
+
+    def __init__(self, loaded: Loaded, limits: Limits) -> None:
+        self.limits = limits
+        self.record = loaded.session
+        self.document = Document(msgspec.json.decode(loaded.saved.state))
+        self.index, self.authors = _load_index(loaded.saved.index)
+        self.clients: dict[str, Client] = {}
+        self.version = loaded.saved.version
+        self.tail: deque[tuple[int, bytes]] = deque()
+        """The newest commits, as frames, as long as they weigh less than the state."""
+        self.tail_bytes = 0
+        self.log_bytes = 0
+        """What the log weighs after the newest saved state."""
+        self.unresolved: dict[_Pair, tuple[str, int]] = {}
+        """The record of a path, its loser and its winner: the id, and the version that lost."""
+        self.open_conflicts: dict[str, bytes] = {}
+        for record in loaded.conflicts:
+            self._know_conflict(msgspec.json.decode(record.body, type=Conflict), record.body)
+        self.replayed: dict[tuple[str, int], CommitRecord] = {}
+        """Commits of the log that came back after a batch whose outcome was unknown."""
+        self.replay(loaded.tail)
+        self.record = loaded.session
+        self.replayed.clear()
+        self.commits: list[CommitRecord] = []
+        self.refusals: list[RefusalRecord] = []
+        self.conflicts: dict[str, ConflictRecord] = {}
+        self.idempotency: IdempotencyRecord | None = None
+        self.saved: SavedState | None = None
+        self._advanced: dict[str, int] = {}
+        self._before: tuple[Any, ...] = ()
+
+    # The batch in flight
+
+    def cut(self) -> None:
+        """Begin a batch."""
+        self._before = (self.record, self.version, self.log_bytes)
+        self.commits, self.refusals, self.conflicts = [], [], {}
+        self.saved, self.idempotency = None, None
+        self._advanced = {}
+
+    def advances(self) -> list[ClientAdvance]:
+        """Return how the batch moves its clients' numbers."""
+        return [
+            ClientAdvance(client=self.client_record(name), before=before)
+            for name, before in self._advanced.items()
+        ]
+
+    def land(self) -> None:
+        """Make the batch final: it is durable."""
+        self.replayed.clear()
+        self.document.settle()
+        for name in self._advanced:
+            self.clients[name].known = True
+        for commit in self.commits:
+            self._remember(commit.version, commit.body)
+        self._trim()
+
+    def abort(self) -> None:
+        """Take the batch back: it is not known to be durable."""
+        self.document.rollback(0)
+        self.record, self.version, self.log_bytes = self._before
+        self.cut()
+
+    def decide(
+        self, proposal: Proposal, *, keep_refusal: bool = True
+    ) -> CommitRecord | RefusalRecord:
+        """Decide the number that is next for its client, which the caller has made sure of.
+
+        Without ``keep_refusal`` a refusal leaves nothing behind, and `ChangeRefused` is raised.
+        """
+        client = self.clients[proposal.client_id]
+        undo = self.document.undo
+        mark = len(undo)
+        log_bytes = self.log_bytes
+        advanced = proposal.client_id in self._advanced
+        if not advanced:
+            self._advanced[proposal.client_id] = client.seq
+            undo.append((self._advanced.pop, (proposal.client_id, None)))
+        undo.append((_set_client, (client, client.seq, client.at, client.corrected)))
+        corrected = max(proposal.corrected, client.corrected)
+        _set_client(client, proposal.seq, proposal.at, corrected)
+        decided = len(undo)
+        try:
+            return self._commit(proposal, client, corrected)
+        except ChangeRefused as refused:
+            self.document.rollback(decided if keep_refusal else mark)
+            self.document.take_patch()
+            self.log_bytes = log_bytes
+            if not keep_refusal:
+                raise
+            return self._refuse(proposal, client, refused)
+        except BaseException:
+            self.document.rollback(mark)
+            self.document.take_patch()
+            self.log_bytes = log_bytes
+            raise
+
+    def save_by_cost(self) -> None:
+        """Add a saved state to the batch when the log after the last weighs more than the state."""
+        if self.log_bytes > max(self.document.weight, self.limits.saved_state_floor_bytes):
+            self.saved = self.save()
+            self.log_bytes = 0
+
+    def save(self) -> SavedState:
+        """Return the state at the current version, with what merging needs."""
+        index, known = self.index.dump(), self.index.clients()
+        authors = {name: author for name, author in self.authors.items() if name in known}
+        return SavedState(
+            version=self.version,
+            state=encode(self.document.state),
+            index=encode([msgspec.Raw(index), authors]),
+        )
+
+    def _commit(self, proposal: Proposal, client: Client, at: int) -> CommitRecord:
+        if proposal.refused is not None:
+            raise proposal.refused
+        if not self.record.is_active:
+            raise ChangeRefused("the session has ended: start another one", code="session_ended")
+        document, undo = self.document, self.document.undo
+        version = self.version + 1
+        merge = Merge(
+            document,
+            self.index,
+            Author(proposal.client_id, self._base(proposal), at),
+            version,
+            nesting=self.limits.max_nesting,
+        )
+        if proposal.edit is not None:
+            proposal.edit(merge)
+        if document.weight > self.limits.max_state_bytes:
+            raise ChangeRefused(
+                f"expected a state of at most {self.limits.max_state_bytes} bytes as JSON, got"
+                f" {document.weight}: keep large data elsewhere and its address here",
+                code="state_too_large",
+            )
+        undo.append((setattr, (self, "version", self.version)))
+        self.version = version
+        author: _Author = (None, None, "server")
+        if client.source == "device":
+            author = (client.device_id, client.user_id, "device")
+        device_id, user_id, source = author
+        by = By(proposal.client_id, proposal.seq, device_id, user_id or proposal.user_id, source)
+        if self.authors.get(proposal.client_id) != author:
+            self.authors[proposal.client_id] = author
+        conflicts = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
+        body = encode(
+            StateUpdate(
+                version,
+                document.take_patch(),
+                by,
+                at,
+                conflicts or msgspec.UNSET,
+            )
+        )
+        record = CommitRecord(
+            version=version,
+            body=body,
+            writes=encode(merge.writes),
+            at=at,
+            client_id=proposal.client_id,
+            seq=proposal.seq,
+            client_at=proposal.at,
+        )
+        self.log_bytes += len(body)
+        self.commits.append(record)
+        self.record = msgspec.structs.replace(
+            self.record,
+            version=version,
+            last_activity=max(at, self.record.last_activity),
+            is_active=not proposal.ends,
+        )
+        return record
+
+    def _base(self, proposal: Proposal) -> int:
+        base = self.version if proposal.base is None else proposal.base
+        if proposal.epoch is not None and proposal.epoch != self.record.epoch:
+            return min(base, self.record.epoch_version)
+        if base > self.version:
+            raise ChangeRefused(
+                f"expected a base of at most {self.version}, got {base}: no such version exists",
+                code="bad_base",
+            )
+        return base
+
+    def _refuse(self, proposal: Proposal, client: Client, refused: ChangeRefused) -> RefusalRecord:
+        path = msgspec.UNSET if refused.path is None else refused.path
+        body = encode(
+            Rejected(proposal.seq, refused.code, printable(refused.message), printable(path))
+        )
+        record = RefusalRecord(
+            client_id=proposal.client_id, seq=proposal.seq, client_at=proposal.at, body=body
+        )
+        client.refusals[proposal.seq] = record
+        self.document.undo.append((client.refusals.pop, (proposal.seq, None)))
+        self.refusals.append(record)
+        return record
+
+    # Conflicts
+
+    def _conflict(self, lost: Lost, version: int, ordinal: int) -> Conflict:
+        """Make a record; a path and pair of clients have one unresolved one at a time.
+
+        A record is used anew only where what it holds as lost has been replaced by its own author.
+        """
+        path = join(lost.path)
+        kept, dropped = self._side(lost.kept), self._side(lost.lost)
+        conflict = Conflict(
+            f"{version}.{ordinal}", path, lost.policy, "auto", kept, dropped, version
+        )
+        pair = _pair(conflict)
+        if pair is not None:
+            flipped = (pair[0], pair[2], pair[1])
+            known, turned = self.unresolved.get(pair), self.unresolved.get(flipped)
+            if known is None and turned is not None and turned[1] < lost.kept.version:
+                # The one who lost before has written again, and now it is the other who loses.
+                del self.unresolved[flipped]
+                self.document.undo.append((self.unresolved.__setitem__, (flipped, turned)))
+                known = turned[0], 0
+            if known is None or known[1] <= lost.lost.version:
+                name = conflict.id if known is None else known[0]
+                conflict = msgspec.structs.replace(conflict, id=name)
+                self._assign(self.unresolved, pair, (name, lost.lost.version))
+        record = ConflictRecord(
+            conflict_id=conflict.id,
+            path=path,
+            status="auto",
+            version=version,
+            body=encode(conflict),
+        )
+        self._assign(self.conflicts, conflict.id, record)
+        return conflict
+
+    def _assign(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        undo = self.document.undo
+        if key in table:
+            undo.append((table.__setitem__, (key, table[key])))
+        else:
+            undo.append((table.pop, (key, None)))
+        table[key] = value
+
+    def _know_conflict(self, conflict: Conflict, body: bytes) -> None:
+        """Take in a record from the log, or from where records are kept."""
+        pair = _pair(conflict)
+        if pair is not None:
+            for known in (pair, (pair[0], pair[2], pair[1])):
+                if self.unresolved.get(known, ("", 0))[0] == conflict.id:
+                    del self.unresolved[known]
+        self.open_conflicts.pop(conflict.id, None)
+        if conflict.status == "resolved":
+            return
+        if pair is not None:
+            version = conflict.lost.version
+            entry = (conflict.id, version if isinstance(version, int) else 0)
+            if self.unresolved.get(pair, entry)[1] <= entry[1]:
+                self.unresolved[pair] = entry
+        if conflict.status == "open":
+            self.open_conflicts[conflict.id] = body
+
+    def _side(self, side: Side) -> ConflictSide:
+        by = self._by(side.client, msgspec.UNSET)
+        if side.value is ABSENT:
+            return ConflictSide(absent=True, by=by, at=side.at, version=side.version)
+        return ConflictSide(value=side.value, by=by, at=side.at, version=side.version)
+
+    # Clients
+
+    def know(self, record: ClientRecord, *, known: bool, source: str = "device") -> Client:
+        """Take in a client's record; what is known here already and newer stays."""
+        client = self.clients.get(record.client_id)
+        if client is None:
+            client = self.clients[record.client_id] = Client(record, known=known, source=source)
+        elif record.seq > client.seq:
+            client.seq, client.at = record.seq, record.at
+        client.known = client.known or known
+        return client
+
+    def client_record(self, client_id: str) -> ClientRecord:
+        """Return a client's record as it stands here."""
+        client = self.clients[client_id]
+        return ClientRecord(
+            client_id=client_id,
+            user_id=client.user_id,
+            device_id=client.device_id,
+            seq=client.seq,
+            at=client.at,
+        )
+
+    def _author(self, client_id: str) -> _Author:
+        return self.authors.get(client_id, (None, None, "server"))
+
+    def _by(self, client_id: str | None, seq: int | msgspec.UnsetType | None) -> By:
+        if client_id is None:
+            return By(None, seq, None, None, "server")
+        device_id, user_id, source = self._author(client_id)
+        return By(client_id, seq, device_id, user_id, source)
+
+    # The log
+
+    def replay(self, commits: Sequence[CommitRecord]) -> None:
+        """Take in durable commits that follow the current version."""
+        document = self.document
+        document.recording = False
+        for commit in commits:
+            if commit.version != self.version + 1:
+                raise AssertionError(
+                    f"expected version {self.version + 1} in the log, got {commit.version}"
+                )
+            logged = _logged.decode(commit.body)
+            step(document, logged.patch)
+            by = logged.by
+            if by.client_id is not None:
+                user_id = by.user_id if by.source == "device" else None
+                self.authors[by.client_id] = (by.device_id, user_id, by.source)
+            write = Write(commit.version, commit.client_id, commit.at, "", commit.version)
+            replay(self.index, msgspec.json.decode(commit.writes), write)
+            for conflict in logged.conflicts or ():
+                self._know_conflict(conflict, encode(conflict))
+            self.version = commit.version
+            if commit.client_id is not None and commit.seq is not None:
+                self.replayed[commit.client_id, commit.seq] = commit
+            self.log_bytes += len(commit.body)
+            self._remember(commit.version, commit.body)
+        document.settle()
+        document.recording = True
+        self.record = msgspec.structs.replace(self.record, version=self.version)
+        self._trim()
+
+    def since(self, version: int) -> list[bytes] | None:
+        """Return the commits after a version as frames, or None where a whole state costs less
+        or they are not at hand (then they weigh more than the state did).
+        """
+        missing = self.version - version
+        if missing < 0 or missing > len(self.tail):
+            return None
+        frames = [body for number, body in self.tail if number > version]
+        if sum(map(len, frames)) >= self.document.weight and frames:
+            return None
+        return frames
+
+    def lacks(self, version: int) -> bool:
+        """Whether commits after a version could be worth reading from the log, to resume there."""
+        first = self.version - len(self.tail)
+        return 0 <= version < first and self.tail_bytes < self.document.weight
+
+    def backfill(self, commits: Sequence[CommitRecord]) -> None:
+        """Take in commits that go before those at hand, as far as they join up."""
+        for commit in reversed(commits):
+            if commit.version == self.version - len(self.tail):
+                self.tail.appendleft((commit.version, commit.body))
+                self.tail_bytes += len(commit.body)
+
+    def _remember(self, version: int, body: bytes) -> None:
+        self.tail.append((version, body))
+        self.tail_bytes += len(body)
+
+    def _trim(self) -> None:
+        while self.tail and self.tail_bytes - len(self.tail[0][1]) >= self.document.weight:
+            self.tail_bytes -= len(self.tail.popleft()[1])
+
+
+def _pair(conflict: Conflict) -> _Pair | None:
+    """Name what has one record at most.
+
+    Not so the server's writes, which are many people's, nor elements without ids: each of those
+    is a value of its own.
+    """
+    kept, lost = conflict.kept.by, conflict.lost.by
+    if kept.source != "device" or lost.source != "device" or conflict.path.endswith("/-"):
+        return None
+    return conflict.path, str(lost.client_id), str(kept.client_id)
+
+
+def apply_ops(ops: Sequence[Op]) -> Edit:
+    """Make the edit that carries out a client's operations, as section 3 of the protocol says."""
+
+    def edit(merge: Merge) -> None:
+        tested = False
+        for op in ops:
+            tested = tested or op.op == "test"
+            merge.apply(op)
+        if tested and merge.failed:
+            raise ChangeRefused(
+                "a concurrent write won against one of the change's operations, and the change"
+                " has a test: read the state and send it anew",
+                code="conflict",
+            )
+
+    return edit
+
+
+def printable(text: Any) -> Any:
+    """Make text from a client fit for UTF-8: a lone surrogate becomes a replacement character."""
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def _set_client(client: Client, seq: int, at: int | None, corrected: int) -> None:
+    client.seq, client.at, client.corrected = seq, at, corrected
+
+
+def _load_index(data: bytes) -> tuple[Index, dict[str, _Author]]:
+    index, authors = msgspec.json.decode(data, type=tuple[msgspec.Raw, dict[str, _Author]])
+    return Index.load(bytes(index)), authors
+
+
+def empty_index() -> bytes:
+    """Return what a new session's first saved state has as its index."""
+    return encode([msgspec.Raw(Index().dump()), {}])

@@ -1,0 +1,400 @@
+"""Every message of the WebSocket (`docs/protocol.md`, section 5): the one source of their shapes.
+
+Frames are JSON text, one object each, told apart by ``type``. Unknown fields are ignored. Times
+are integers, milliseconds since 1970. JSON Schema and TypeScript are made from these classes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from reattach.core.values import reject_constant
+from reattach.errors import BadRequest
+
+__all__ = [
+    "By",
+    "Change",
+    "CheckpointSaved",
+    "Conflict",
+    "ConflictSide",
+    "Create",
+    "DeviceStatus",
+    "Devices",
+    "Error",
+    "Frame",
+    "Heartbeat",
+    "HeartbeatEcho",
+    "HeartbeatTimes",
+    "Hello",
+    "HelloDevice",
+    "InitialState",
+    "Op",
+    "Presence",
+    "PresenceOf",
+    "Rejected",
+    "RequestSync",
+    "Resumed",
+    "SaveCheckpoint",
+    "Schema",
+    "SessionRestored",
+    "StateUpdate",
+    "Unreadable",
+    "decode",
+    "decode_json",
+    "encode",
+]
+
+SUBPROTOCOL = "reattach.v1"
+
+Id: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:~-]{1,128}\Z")]
+"""Sessions, clients and devices are named by 1 to 128 of these characters."""
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Number: TypeAlias = Annotated[int, Meta(ge=1, le=2**53)]
+Time: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+"""Milliseconds since 1970."""
+
+
+# Client to server
+
+
+class Op(msgspec.Struct, gc=False):
+    """One operation (section 3). Which fields it needs is the operation's business."""
+
+    op: str
+    path: Any = UNSET
+    value: Any = UNSET
+    after: Any = UNSET
+    by: Any = UNSET
+    index: Any = UNSET
+    delete: Any = UNSET
+    insert: Any = UNSET
+    version: Any = UNSET
+    checkpoint_id: Any = UNSET
+    conflict_id: Any = UNSET
+    keep: Any = UNSET
+
+
+class Change(msgspec.Struct, tag="change"):
+    """An atomic list of operations by one client, numbered by it without gaps."""
+
+    seq: Number
+    epoch: str
+    base: Count
+    at: Time
+    ops: list[Op]
+    schema_version: int | None = None
+
+
+class HelloDevice(msgspec.Struct):
+    """What a client says of the device that it runs on. ``info`` is any object up to 4 KiB."""
+
+    id: Id
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    info: dict[str, Any] | None = None
+
+
+class Create(msgspec.Struct):
+    """What a session is created with when it is not there."""
+
+    state: dict[str, Any] | None = None
+    schema: str | None = None
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """The first frame of a connection: who it is and what it has."""
+
+    client_id: Id
+    device: HelloDevice
+    t: Time
+    epoch: str | None = None
+    version: Count | None = None
+    seq: Count = 0
+    token: str | None = None
+    schema_version: int | None = None
+    create: Create | None = None
+
+
+class Heartbeat(msgspec.Struct, tag="heartbeat"):
+    """A sign of life; ``t`` comes back as it is."""
+
+    t: Any = None
+
+
+class RequestSync(msgspec.Struct, tag="request_sync"):
+    """Asks for what is missing after a version."""
+
+    epoch: str | None = None
+    version: Count | None = None
+
+
+class SaveCheckpoint(msgspec.Struct, tag="save_checkpoint"):
+    """Asks for a mark on the current version."""
+
+    ref: str
+    name: str | None = None
+    data: Any = None
+
+
+class Presence(msgspec.Struct, tag="presence"):
+    """Tells the other connections something that is not stored."""
+
+    data: Any = None
+
+
+Frame: TypeAlias = Change | Hello | Heartbeat | RequestSync | SaveCheckpoint | Presence
+
+
+# Server to client
+
+
+class By(msgspec.Struct, frozen=True):
+    """Whose a commit or a value is. What the server wrote has no device."""
+
+    client_id: str | None
+    seq: int | UnsetType | None = UNSET
+    """The number of the change; a conflict's sides have a version instead."""
+    device_id: str | None = None
+    user_id: str | None = None
+    source: str = "device"
+
+
+class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):
+    """A value of a conflict, or ``absent``, and whose it is."""
+
+    value: Any = UNSET
+    absent: bool | UnsetType = UNSET
+    by: By
+    at: int
+    version: int | UnsetType = UNSET
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """A record of a value that a merge did not keep. ``status``: auto, open or resolved."""
+
+    id: str
+    path: str
+    policy: str
+    status: str
+    kept: ConflictSide
+    lost: ConflictSide
+    version: int
+
+
+class StateUpdate(msgspec.Struct, tag="state_update"):
+    """A commit: the exact patch from ``version - 1``. To its author, the acknowledgement."""
+
+    version: int
+    patch: Any
+    by: By
+    at: int
+    conflicts: Any = UNSET
+
+
+class SessionRestored(msgspec.Struct, tag="session_restored", kw_only=True):
+    """A commit that set the state back to that of an earlier version."""
+
+    version: int
+    patch: Any
+    by: By
+    at: int
+    conflicts: Any = UNSET
+    from_version: int
+    to_version: int
+    checkpoint_id: str | UnsetType = UNSET
+
+
+class Rejected(msgspec.Struct, tag="rejected"):
+    """A change was refused for good; its number is used up."""
+
+    seq: int
+    code: str
+    message: str
+    path: str | UnsetType = UNSET
+
+
+class Error(msgspec.Struct, tag="error"):
+    """Something could not be done, and no number was used up."""
+
+    code: str
+    message: str
+    ref: str | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
+    expected: int | UnsetType = UNSET
+
+
+class DeviceStatus(msgspec.Struct, frozen=True):
+    """A device of the session, as the others see it."""
+
+    id: str
+    name: str | None
+    online: bool
+    is_primary: bool
+    last_activity: int
+
+
+class Devices(msgspec.Struct, tag="devices"):
+    """The session's devices, at most once a second."""
+
+    devices: list[DeviceStatus]
+
+
+class PresenceOf(msgspec.Struct, tag="presence"):
+    """What another device told."""
+
+    device_id: str
+    data: Any
+
+
+class HeartbeatEcho(msgspec.Struct, tag="heartbeat"):
+    """The answer to a heartbeat."""
+
+    t: Any
+    server_time: int
+
+
+class HeartbeatTimes(msgspec.Struct, frozen=True):
+    """When to send a heartbeat, and when silence means disconnected."""
+
+    interval_ms: int
+    timeout_ms: int
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """The session's schema."""
+
+    name: str
+    version: int
+
+
+class _Welcome(msgspec.Struct, kw_only=True):
+    session_id: str
+    epoch: str
+    epoch_version: int
+    version: int
+    seq: int
+    seq_at: int | None
+    rejected: Any
+    created: bool
+    user_id: str
+    role: str
+    devices: list[DeviceStatus]
+    conflicts: Any
+    policies: dict[str, str]
+    schema: Schema | UnsetType = UNSET
+    server_time: int
+    heartbeat: HeartbeatTimes
+    reconnect_jitter_ms: int
+    limits: dict[str, int]
+
+
+class InitialState(_Welcome, tag="initial_state", kw_only=True):
+    """The welcome with the whole state."""
+
+    state: Any
+
+
+class Resumed(_Welcome, tag="resumed", kw_only=True):
+    """The welcome with every commit after the client's version, in order."""
+
+    commits: Any
+
+
+class CheckpointSaved(msgspec.Struct, tag="checkpoint_saved"):
+    """A checkpoint is durable."""
+
+    checkpoint: Any
+    ref: str | UnsetType = UNSET
+
+
+# Reading and writing
+
+
+class Unreadable(BadRequest):
+    """A frame that cannot be understood.
+
+    ``code`` is ``unknown_type`` (the connection stays), ``bad_change`` with the ``seq`` that it
+    refuses (a change whose head is sound and whose operations are not), or ``bad_frame`` (4400).
+    """
+
+    code = "bad_frame"
+    close_code: ClassVar[int] = 4400
+
+    def __init__(
+        self, message: str, *, code: str = "bad_frame", head: Change | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.head = head
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
+_TYPES = frozenset({"change", "hello", "heartbeat", "request_sync", "save_checkpoint", "presence"})
+
+encode = _encoder.encode
+"""Make any of the above, or any JSON value, to UTF-8 bytes."""
+
+
+def decode(data: bytes | bytearray | memoryview | str) -> Frame:
+    """Read one client frame; raises `Unreadable`."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return _decode_odd(data, error)
+
+
+def decode_json(data: bytes | bytearray | memoryview | str) -> Any:
+    """Read any JSON, also what only the checks on values will refuse (such as lone surrogates).
+
+    Raises `Unreadable` for what is no JSON, for NaN, and for nesting beyond all reason.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise Unreadable("expected JSON of reasonable nesting", code="too_deep") from None
+    except ValueError as error:
+        first = error
+    try:
+        text = data if isinstance(data, str) else bytes(data).decode()
+        return json.loads(text, parse_constant=reject_constant)
+    except RecursionError:
+        raise Unreadable("expected JSON of reasonable nesting", code="too_deep") from None
+    except ValueError:
+        raise Unreadable(f"expected JSON (RFC 8259): {first}") from None
+
+
+def _decode_odd(data: bytes | bytearray | memoryview | str, error: Exception) -> Frame:
+    """Read a frame that is not as it should be, as far as that goes."""
+    value = decode_json(data)
+    if not isinstance(value, dict):
+        raise Unreadable(f"expected a JSON object as frame, got {type(value).__name__}")
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        raise Unreadable("expected a frame with a type (a string)")
+    if kind not in _TYPES:
+        raise Unreadable(
+            f"expected one of the types {', '.join(sorted(_TYPES))}, got {kind[:40]!r}",
+            code="unknown_type",
+        )
+    try:
+        frame: Frame = msgspec.convert(value, Frame)
+    except msgspec.ValidationError:
+        pass
+    else:
+        return frame
+    if kind != "change":
+        raise Unreadable(f"expected a sound {kind} frame: {error}")
+    ops = value.pop("ops", None)
+    try:
+        head = msgspec.convert({**value, "ops": []}, Change)
+    except msgspec.ValidationError as broken:
+        raise Unreadable(f"expected a sound change: {broken}") from None
+    try:
+        msgspec.convert(ops, list[Op])
+    except msgspec.ValidationError as broken:
+        message = f"expected ops to be a list of operations: {broken}"
+        raise Unreadable(message, code="bad_change", head=head) from None
+    raise Unreadable(f"expected a sound change: {error}", code="bad_change", head=head)

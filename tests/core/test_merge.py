@@ -1,0 +1,467 @@
+"""Section 4 of the protocol: what concurrent writes come to, and what is kept as a conflict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.rig import Rig, check, inc, insert, move, put, splice, unset
+
+
+def test_without_concurrency_an_operation_just_applies() -> None:
+    rig = Rig()
+    rig.change("a", put("/x", 1), base=0)
+    assert rig.conflicts("b", put("/x", 2), base=1) == []
+    assert rig.state == {"x": 2}
+
+
+def test_latest_the_one_whose_user_acted_last_stands() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    assert rig.conflicts("b", put("/x", 2), base=0, at=60) == [("/x", 2, 1)]
+    assert rig.state == {"x": 2}
+
+
+def test_latest_an_earlier_act_that_arrives_later_is_kept_as_a_conflict() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    frame = rig.change("b", put("/x", 2), base=0, at=40)
+    assert frame["patch"] == []
+    (conflict,) = frame["conflicts"]
+    assert conflict["policy"] == "latest"
+    assert conflict["status"] == "auto"
+    assert conflict["version"] == 2
+    assert conflict["kept"] == {
+        "value": 1,
+        "by": {"client_id": "a", "device_id": "d-a", "user_id": "u", "source": "device"},
+        "at": 50,
+        "version": 1,
+    }
+    assert conflict["lost"]["value"] == 2
+    assert conflict["lost"]["by"]["client_id"] == "b"
+    assert rig.state == {"x": 1}
+
+
+def test_latest_at_the_same_moment_the_one_that_arrives_last_stands() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    assert rig.conflicts("b", put("/x", 2), base=0, at=50) == [("/x", 2, 1)]
+
+
+def test_the_authors_own_standing_write_is_no_opponent() -> None:
+    rig = Rig({"x": 0})
+    rig.change("b", put("/x", 1), base=0, at=10)
+    rig.change("a", put("/x", 2), base=0, at=90)
+    assert rig.conflicts("a", put("/x", 3), base=0, at=91) == []
+    assert rig.state == {"x": 3}
+
+
+def test_equal_values_make_no_conflict() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", {"v": 1}), base=0)
+    assert rig.conflicts("b", put("/x", {"v": 1.0}), base=0) == []
+
+
+def test_equality_goes_by_type() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", True), base=0)
+    assert rig.conflicts("b", put("/x", 1), base=0) == [("/x", 1, True)]
+
+
+def test_an_agreement_counts_as_a_write_of_both() -> None:
+    """Who saw only the one must still not silently replace what the other wrote."""
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 5), base=0)
+    rig.change("b", put("/x", 5), base=0)
+    assert rig.conflicts("c", put("/x", 7), base=1) == [("/x", 7, 5)]
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 5), base=0)
+    rig.change("b", put("/x", 5), base=0)
+    assert rig.conflicts("b", put("/x", 6), base=0) == [("/x", 6, 5)]
+
+
+def test_different_fields_merge() -> None:
+    rig = Rig({"o": {"x": 0, "y": 0}})
+    rig.change("a", put("/o/x", 1), base=0)
+    assert rig.conflicts("b", put("/o/y", 2), base=0) == []
+    assert rig.state == {"o": {"x": 1, "y": 2}}
+
+
+def test_unset_competes_as_absent() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    assert rig.conflicts("b", unset("/x"), base=0, at=60) == [("/x", None, 1)]
+    assert rig.state == {}
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    frame = rig.change("b", unset("/x"), base=0, at=40)
+    assert frame["conflicts"][0]["lost"]["absent"] is True
+    assert "value" not in frame["conflicts"][0]["lost"]
+    assert rig.state == {"x": 1}
+
+
+def test_set_over_a_concurrent_unset() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", unset("/x"), base=0, at=50)
+    assert rig.conflicts("b", put("/x", 2), base=0, at=60) == [("/x", 2, None)]
+    assert rig.state == {"x": 2}
+
+
+def test_unset_of_something_gone_does_nothing() -> None:
+    rig = Rig({"l": [{"id": "r"}]})
+    for path in ("/x", "/x/y", "/l/#nope", "/l/#nope/deep"):
+        frame = rig.change("a", unset(path), base=rig.version)
+        assert frame["patch"] == []
+
+
+def test_incs_commute() -> None:
+    rig = Rig({"n": 1})
+    rig.change("a", inc("/n", 2), base=0, at=90)
+    assert rig.conflicts("b", inc("/n", 3), base=0, at=10) == []
+    assert rig.state == {"n": 6}
+
+
+def test_a_missing_number_counts_as_zero() -> None:
+    rig = Rig()
+    rig.change("a", inc("/n", 2.5), base=0)
+    assert rig.state == {"n": 2.5}
+
+
+def test_inc_adds_to_what_stands() -> None:
+    rig = Rig({"n": 1})
+    rig.change("a", put("/n", 10), base=0, at=90)
+    assert rig.conflicts("b", inc("/n", 3), base=0, at=10) == []
+    assert rig.state == {"n": 13}
+
+
+def test_a_set_over_concurrent_incs_competes_with_their_sum() -> None:
+    rig = Rig({"n": 1})
+    rig.change("a", inc("/n", 2), base=0, at=50)
+    rig.change("b", inc("/n", 3), base=0, at=51)
+    assert rig.conflicts("c", put("/n", 100), base=0, at=40) == [("/n", 6, 100)]
+    assert rig.conflicts("d", put("/n", 200), base=0, at=90) == [("/n", 200, 6)]
+
+
+def test_ones_own_inc_does_not_hide_anothers_that_it_added_to() -> None:
+    """Regression: a set by the author of the newest inc dropped the other's inc silently."""
+    rig = Rig({"n": 1})
+    rig.change("a", inc("/n", 2), base=0)
+    rig.change("b", inc("/n", 3), base=0)
+    assert rig.conflicts("b", put("/n", 0), base=0) == [("/n", 0, 6)]
+
+
+def test_a_set_takes_the_time_of_the_write_that_an_inc_added_to() -> None:
+    rig = Rig({"n": 1})
+    rig.change("a", put("/n", 10), base=0, at=100)
+    rig.change("b", inc("/n", 1), base=1, at=50)
+    assert rig.conflicts("c", put("/n", 0), base=0, at=70) == [("/n", 11, 0)]
+
+
+def test_inserts_commute() -> None:
+    rig = Rig({"l": []})
+    rig.change("a", insert("/l", {"id": "1"}), base=0)
+    assert rig.conflicts("b", insert("/l", {"id": "2"}), base=0) == []
+    assert rig.conflicts("b", insert("/l", 7), base=0) == []
+    assert rig.conflicts("a", insert("/l", 8), base=0) == []
+    assert rig.state == {"l": [{"id": "1"}, {"id": "2"}, 7, 8]}
+
+
+def test_insert_where_to() -> None:
+    rig = Rig({"l": [{"id": "1"}, {"id": "2"}]})
+    rig.change("a", insert("/l", {"id": "f"}, after=None), base=0)
+    rig.change("a", insert("/l", {"id": "m"}, after="1"), base=0)
+    rig.change("a", insert("/l", {"id": "e"}), base=0)
+    rig.change("a", insert("/l", {"id": "g"}, after="gone"), base=0)
+    assert [one["id"] for one in rig.state["l"]] == ["f", "1", "m", "2", "e", "g"]
+
+
+def test_insert_of_an_id_that_is_there_is_a_set_of_that_element() -> None:
+    rig = Rig({"l": [{"id": "1", "v": 0}]})
+    rig.change("a", put("/l/#1/v", 5), base=0, at=50)
+    frame = rig.change("b", insert("/l", {"id": "1", "v": 9}), base=0, at=60)
+    assert rig.state == {"l": [{"id": "1", "v": 9}]}
+    assert frame["patch"] == [{"op": "replace", "path": "/l/0", "value": {"id": "1", "v": 9}}]
+    assert frame["conflicts"][0]["path"] == "/l/#1/v"
+
+
+def test_the_last_move_stands_without_a_record() -> None:
+    rig = Rig({"l": [{"id": "1"}, {"id": "2"}, {"id": "3"}]})
+    frame = rig.change("a", move("/l/#3", after=None), base=0)
+    assert frame["patch"] == [{"op": "move", "from": "/l/2", "path": "/l/0"}]
+    assert rig.conflicts("b", move("/l/#3", after="1"), base=0) == []
+    assert [one["id"] for one in rig.state["l"]] == ["1", "3", "2"]
+    rig.change("b", move("/l/#1"), base=0)
+    rig.change("b", move("/l/#gone"), base=0)
+    rig.change("b", move("/l/#2", after="2"), base=0)
+    assert [one["id"] for one in rig.state["l"]] == ["3", "2", "1"]
+
+
+def test_an_ancestors_set_puts_back_later_deeper_writes() -> None:
+    rig = Rig({"o": {"x": 0, "y": 0}})
+    rig.change("a", put("/o/x", 5), base=0, at=90)
+    frame = rig.change("b", put("/o", {"x": 1, "y": 2}), base=0, at=50)
+    assert rig.state == {"o": {"x": 5, "y": 2}}
+    (conflict,) = frame["conflicts"]
+    assert (conflict["path"], conflict["kept"]["value"], conflict["lost"]["value"]) == (
+        "/o/x",
+        5,
+        1,
+    )
+
+
+def test_an_ancestors_set_makes_conflicts_of_earlier_deeper_writes() -> None:
+    rig = Rig({"o": {"x": 0, "y": 0}})
+    rig.change("a", put("/o/x", 5), base=0, at=10)
+    assert rig.conflicts("b", put("/o", {"y": 2}), base=0, at=50) == [("/o/x", None, 5)]
+    assert rig.state == {"o": {"y": 2}}
+
+
+def test_a_deeper_write_whose_parent_is_gone_becomes_a_conflict() -> None:
+    rig = Rig({"o": {"p": {"x": 0}}})
+    rig.change("a", put("/o/p/x", 5), base=0, at=90)
+    assert rig.conflicts("b", put("/o", {"y": 2}), base=0, at=50) == [("/o/p/x", None, 5)]
+    assert rig.state == {"o": {"y": 2}}
+
+
+def test_the_whole_state_can_be_an_ancestor() -> None:
+    rig = Rig({"x": 0, "y": 0})
+    rig.change("a", put("/x", 5), base=0, at=90)
+    assert rig.conflicts("b", put("", {"y": 2}), base=0, at=50) == [("/x", 5, None)]
+    assert rig.state == {"x": 5, "y": 2}
+
+
+def test_a_put_back_write_survives_the_ancestors_author() -> None:
+    """The author of the ancestor's set has not seen what was put back."""
+    rig = Rig({"o": {"x": 0}})
+    rig.change("a", put("/o/x", 5), base=0, at=90)
+    rig.change("b", put("/o", {"x": 1}), base=0, at=50)
+    assert rig.conflicts("b", put("/o/x", 2), base=0, at=51) == [("/o/x", 5, 2)]
+    assert rig.conflicts("c", put("/o/x", 6), base=1, at=95) == []
+
+
+def test_elements_are_put_back_into_a_list() -> None:
+    rig = Rig({"l": [{"id": "1", "v": 0}]})
+    rig.change("a", insert("/l", {"id": "2", "v": 2}), put("/l/#1/v", 5), base=0, at=90)
+    assert rig.conflicts("b", put("/l", [{"id": "1", "v": 1}]), base=0, at=50) == [
+        ("/l/#1/v", 5, 1)
+    ]
+    assert rig.state == {"l": [{"id": "1", "v": 5}, {"id": "2", "v": 2}]}
+
+
+def test_an_element_without_an_id_is_kept_as_the_list_that_had_it() -> None:
+    rig = Rig({"l": []})
+    rig.change("a", insert("/l", 7), base=0, at=90)
+    assert rig.conflicts("b", put("/l", [1]), base=0, at=50) == [("/l/-", None, [7])]
+
+
+def test_ones_own_element_without_an_id_does_not_hide_anothers() -> None:
+    """Regression, seed 3125."""
+    rig = Rig({"l": []})
+    rig.change("d", insert("/l", 7), base=0)
+    rig.change("c", insert("/l", 8), base=0)
+    assert rig.conflicts("c", put("/l", []), base=0) == [("/l/-", None, [7, 8])]
+
+
+def test_unset_of_an_ancestor_makes_conflicts_of_all() -> None:
+    rig = Rig({"o": {"x": 0, "y": 0}})
+    rig.change("a", put("/o/x", 5), base=0, at=90)
+    assert rig.conflicts("b", unset("/o"), base=0, at=50) == [("/o/x", None, 5)]
+    assert rig.state == {}
+
+
+def test_a_write_below_what_was_concurrently_removed_is_not_applied() -> None:
+    for gone in (unset("/o"), put("/o", 3), put("/o", [1]), put("/o", {"q": 1})):
+        rig = Rig({"o": {"p": {"x": 0}}})
+        rig.change("a", gone, base=0, at=10)
+        state = dict(rig.state)
+        assert rig.conflicts("b", put("/o/p/x", 5), base=0, at=90) == [("/o/p/x", None, 5)], gone
+        assert rig.state == state
+
+
+def test_other_writes_below_what_was_concurrently_removed() -> None:
+    rig = Rig({"o": {"n": 1, "l": [], "t": "t"}})
+    rig.change("a", unset("/o"), base=0)
+    assert rig.conflicts("b", inc("/o/n", 5), base=0) == [("/o/n", None, 5)]
+    assert rig.conflicts("b", insert("/o/l", {"id": "1"}), base=0) == [
+        ("/o/l/#1", None, {"id": "1"})
+    ]
+    assert rig.conflicts("b", unset("/o/n"), base=0) == []
+    assert rig.conflicts("b", move("/o/l/#1", after=None), base=0) == []
+    assert rig.refused("b", splice("/o/t", 0, 0, "x"), base=0) == "concurrent_splice"
+    assert rig.state == {}
+
+
+def test_inc_of_what_a_concurrent_write_made_no_number() -> None:
+    rig = Rig({"n": 1})
+    rig.change("a", put("/n", "one"), base=0)
+    assert rig.conflicts("b", inc("/n", 5), base=0) == [("/n", "one", 5)]
+    assert rig.refused("b", inc("/n", 5), base=1) == "not_a_number"
+
+
+def test_a_removed_element_written_by_another() -> None:
+    rig = Rig({"l": [{"id": "1", "v": 0}]})
+    rig.change("a", unset("/l/#1"), base=0, at=50)
+    assert rig.conflicts("b", put("/l/#1/v", 5), base=0, at=90) == [("/l/#1/v", None, 5)]
+    assert rig.conflicts("b", put("/l/#1", {"id": "1", "v": 6}), base=0, at=91) == [
+        ("/l/#1", {"id": "1", "v": 6}, None)
+    ]
+    assert rig.state == {"l": [{"id": "1", "v": 6}]}
+
+
+def test_one_unresolved_record_for_a_path_and_a_pair() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=90)
+    first = rig.change("b", put("/x", 2), base=0, at=50)["conflicts"][0]
+    second = rig.change("b", put("/x", 3), base=0, at=51)["conflicts"][0]
+    assert second["id"] == first["id"]
+    assert second["lost"]["value"] == 3
+    other = rig.change("c", put("/x", 4), base=0, at=52)["conflicts"][0]
+    assert other["id"] != first["id"]
+
+
+def test_the_servers_writes_never_share_a_record() -> None:
+    """They are many people's: one's value must not push out another's."""
+    rig = Rig({"x": 0})
+    rig.client("s")
+    rig.session.clients["s"].source = "server"
+    rig.change("s", put("/x", 1), base=0, at=10)
+    first = rig.change("b", put("/x", 2), base=0, at=50)["conflicts"][0]
+    rig.change("s", put("/x", 3), base=2, at=60)
+    second = rig.change("b", put("/x", 4), base=2, at=70)["conflicts"][0]
+    assert second["id"] != first["id"]
+
+
+def test_a_change_with_a_test_does_not_lose() -> None:
+    rig = Rig({"x": 0, "y": 0})
+    rig.change("a", put("/x", 1), base=0, at=90)
+    assert rig.refused("b", check("/y", 0), put("/x", 2), base=0, at=50) == "conflict"
+    assert rig.refused("b", check("/y", 1), put("/y", 2), base=0) == "test_failed"
+    assert rig.refused("b", check("/z", None), base=0) == "test_failed"
+    assert rig.change("b", put("/y", 5), check("/y", 5), inc("/y", 1), base=0)["version"] == 2
+    assert rig.state == {"x": 1, "y": 6}
+
+
+def test_a_change_of_an_earlier_epoch_merges_from_where_this_one_began() -> None:
+    rig = Rig({"x": 0})
+    rig.change("a", put("/x", 1), base=0, at=10)
+    assert rig.conflicts("b", put("/x", 2), base=1, epoch="older", at=20) == [("/x", 2, 1)]
+
+
+def test_a_base_that_does_not_exist_is_refused() -> None:
+    rig = Rig()
+    assert rig.refused("a", put("/x", 1), base=1) == "bad_base"
+
+
+def test_splices_without_concurrency_apply_in_code_points() -> None:
+    rig = Rig({"t": "a\U0001f600c"})
+    frame = rig.change("a", splice("/t", 2, 1, "\U0001f601d"), base=0)
+    assert rig.state == {"t": "a\U0001f600\U0001f601d"}
+    assert frame["patch"] == [
+        {"op": "str_del", "path": "/t", "pos": 2, "len": 1},
+        {"op": "str_ins", "path": "/t", "pos": 2, "str": "\U0001f601d"},
+    ]
+    rig.change("a", splice("/t", 0, 0, "x"), splice("/new", 0, 0, "y"), base=0)
+    assert rig.state == {"t": "xa\U0001f600\U0001f601d", "new": "y"}
+    assert rig.refused("a", splice("/t", 9, 0, "x"), base=1) == "bad_range"
+
+
+def test_a_concurrent_splice_is_refused_for_now() -> None:
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 0, 0, "x"), base=0)
+    assert rig.refused("b", splice("/t", 1, 0, "y"), base=0) == "concurrent_splice"
+    assert rig.change("b", splice("/t", 1, 0, "y"), base=1)["type"] == "state_update"
+
+
+@pytest.mark.parametrize(
+    ("op", "code"),
+    [
+        (put("", 3), "bad_value"),
+        (put("x", 3), "bad_path"),
+        (put("/a/~2", 3), "bad_path"),
+        (put("/no/parent", 3), "bad_path"),
+        (put("/n/deeper", 3), "bad_path"),
+        (put("/l/0", 3), "bad_path"),
+        (put("/l/0/v", 3), "bad_path"),
+        (put("/l/-", 3), "bad_path"),
+        (put("/l/#1", {"id": "2"}), "bad_id"),
+        (put("/l/#1", 3), "bad_id"),
+        (put("/l/#1/id", "2"), "bad_id"),
+        (unset("/l/#1/id"), "bad_id"),
+        (unset(""), "bad_path"),
+        ({"op": "set", "path": "/x"}, "bad_op"),
+        ({"op": "set", "value": 1}, "bad_path"),
+        ({"op": "set", "path": 3, "value": 1}, "bad_path"),
+        ({"op": "fly", "path": "/x"}, "bad_op"),
+        ({"op": "inc", "path": "/n"}, "bad_op"),
+        (inc("/n", True), "bad_op"),
+        (inc("/n", "1"), "bad_op"),
+        (inc("/s", 1), "not_a_number"),
+        (inc("/b", 1), "not_a_number"),
+        (inc("/l/#nope", 1), "bad_path"),
+        (inc("/n", 2**53 + 1), "bad_number"),
+        (insert("/n", 1), "not_a_list"),
+        (insert("/nope", 1), "not_a_list"),
+        (insert("/l", 1, after=3), "bad_op"),
+        (move("/n", after=None), "not_a_list"),
+        (move("/l/#1", after=3), "bad_op"),
+        (splice("/n", 0, 0, "x"), "not_a_string"),
+        (splice("/s", -1, 0, "x"), "bad_op"),
+        (splice("/s", 0, 9, "x"), "bad_range"),
+        ({"op": "splice", "path": "/s", "index": 0, "insert": 3}, "bad_op"),
+        (put("/x", float("inf")), "bad_number"),
+        (put("/x", 2**64 + 1), "bad_number"),
+        (put("/x", "\ud800"), "bad_string"),
+        (put("/x", {"\ud800": 1}), "bad_string"),
+        (put("/\ud800", 1), "bad_string"),
+    ],
+)
+def test_an_invalid_operation_refuses_the_whole_change(op: dict[str, object], code: str) -> None:
+    state = {"n": 1, "s": "text", "b": True, "l": [{"id": "1", "v": 0}]}
+    rig = Rig(state)
+    before = rig.session.index.dump()
+    assert rig.refused("a", put("/n", 2), insert("/l", {"id": "9"}), op, base=0) == code
+    assert rig.state == rig.initial
+    assert rig.version == 0
+    assert rig.session.index.dump() == before
+    assert rig.session.clients["a"].seq == 1
+
+
+def test_nesting_is_bounded_from_the_root() -> None:
+    deep: object = 1
+    for _ in range(63):
+        deep = [deep]
+    rig = Rig()
+    assert rig.change("a", put("/x", deep), base=0)["type"] == "state_update"
+    assert rig.refused("a", put("/y", [deep]), base=0) == "too_deep"
+    rig.change("a", put("/o", {}), base=0)
+    assert rig.refused("a", put("/o/x", deep), base=0) == "too_deep"
+    assert rig.refused("a", put("/x" * 65, 1), base=0) == "too_deep"
+
+
+def test_a_patch_shows_a_value_as_it_was_at_its_step() -> None:
+    """Regression: a later operation of the change reached into the value of an earlier one."""
+    rig = Rig({"l": []})
+    frame = rig.change(
+        "a", insert("/l", {"id": "1", "sub": []}), insert("/l/#1/sub", {"id": "2"}), base=0
+    )
+    assert frame["patch"] == [
+        {"op": "add", "path": "/l/0", "value": {"id": "1", "sub": []}},
+        {"op": "add", "path": "/l/0/sub/0", "value": {"id": "2"}},
+    ]
+
+
+def test_keys_that_look_like_tokens_of_lists() -> None:
+    rig = Rig({"o": {"-": 0, "#x": 0}})
+    rig.change("a", put("/o/-", 1), put("/o/#x", 1), base=0, at=90)
+    assert rig.conflicts("b", put("/o", {"-": 2, "#x": 2}), base=0, at=50) == [
+        ("/o/-", 1, 2),
+        ("/o/#x", 1, 2),
+    ]
+
+
+def test_forgotten_writes_count_as_concurrent() -> None:
+    rig = Rig({"x": 0, "y": 0})
+    rig.change("a", put("/x", 1), base=0, at=50)
+    rig.change("a", put("/y", 1), base=1, at=60)
+    rig.session.index.prune(1)
+    assert rig.conflicts("b", put("/x", 2), base=0, at=55) == [("/x", 2, 1)]
+    assert rig.conflicts("c", put("/x", 3), base=1, at=70) == [("/x", 3, 2)]
