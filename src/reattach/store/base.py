@@ -1,0 +1,310 @@
+"""What a store must do. The database is the only truth, and the log is the session.
+
+The law that every store keeps, and that `reattach.testing` checks:
+
+1. `append` is one transaction over many sessions. When it returns, everything that it answered
+   ``Outcome.OK`` for is on disk (fsynced), and nothing of it was visible to any reader before.
+2. A session's part takes effect whole or not at all, and only if the session still stands at
+   ``expected`` (version, epoch and access version) and each client's recorded number is exactly
+   ``before``. Otherwise its outcome is ``STALE``, and the other sessions' parts stand.
+3. `StoreRefused` means that nothing of the batch was done, `StoreUnavailable` that nobody knows.
+   A batch without meaning (two parts for one session, a creation without row or state) is refused.
+4. A read answers only what is durable, from one moment.
+5. Bytes come back as they went in. Times are integers, milliseconds since 1970.
+
+Every row is keyed by the session's id first, so that a database can be split by session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+import msgspec
+
+__all__ = [
+    "Activity",
+    "Append",
+    "ClientAdvance",
+    "ClientRecord",
+    "CommitRecord",
+    "ConflictRecord",
+    "Decision",
+    "DeviceRecord",
+    "Expected",
+    "IdempotencyRecord",
+    "Loaded",
+    "Outcome",
+    "Page",
+    "RefusalRecord",
+    "SavedState",
+    "SessionRecord",
+    "Store",
+    "Tombstone",
+]
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One session, without its state."""
+
+    session_id: str
+    user_id: str
+    epoch: str
+    epoch_version: int
+    version: int
+    access_version: int = 0
+    schema_name: str | None = None
+    schema_version: int | None = None
+    created_at: int
+    last_activity: int
+    is_active: bool = True
+    disconnected_at: int | None = None
+    reconnected_at: int | None = None
+
+
+class CommitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One commit: ``body`` is the frame that every client was or will be sent, as JSON bytes.
+
+    ``writes`` is what the last-writer index learns from it; ``client_at`` the change's ``at`` as
+    its client sent it, ``at`` as the server corrected it. A commit by the server has no client.
+    """
+
+    version: int
+    body: bytes
+    writes: bytes
+    at: int
+    client_id: str | None = None
+    seq: int | None = None
+    client_at: int | None = None
+
+
+class RefusalRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable refusal: ``body`` is the `rejected` frame, as JSON bytes."""
+
+    client_id: str
+    seq: int
+    client_at: int
+    body: bytes
+
+
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A client and the highest of its numbers that is decided, with that change's ``at``."""
+
+    client_id: str
+    user_id: str
+    device_id: str
+    seq: int = 0
+    at: int | None = None
+
+
+class ClientAdvance(msgspec.Struct, frozen=True, kw_only=True):
+    """Moves a client's number from ``before`` to ``client.seq``; inserts the client at 0.
+
+    Where ``before == client.seq == 0`` the client is only made known (to whom it belongs), and an
+    existing row of the same user is left as it is; one of another user makes the part ``STALE``.
+    """
+
+    client: ClientRecord
+    before: int
+
+
+class ConflictRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that a merge did not keep; ``body`` is the conflict as JSON bytes. Upserted by id."""
+
+    conflict_id: str
+    path: str
+    status: str
+    version: int
+    body: bytes
+
+
+class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of a session. Upserted by id; ``created_at`` of an existing row stays."""
+
+    device_id: str
+    user_id: str
+    name: str | None = None
+    info: bytes = b"{}"
+    is_primary: bool = False
+    created_at: int
+    last_activity: int
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a session's activity log; ``data`` is a JSON object as bytes."""
+
+    activity_type: str
+    at: int
+    user_id: str | None = None
+    device_id: str | None = None
+    data: bytes = b"{}"
+
+
+class SavedState(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole state at a version, with the last-writer index, both as bytes."""
+
+    version: int
+    state: bytes
+    index: bytes
+
+
+class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What an ``Idempotency-Key`` was answered, kept for a day. ``request`` is its body's hash."""
+
+    user_id: str
+    route: str
+    key: str
+    request: bytes
+    status: int
+    headers: bytes
+    body: bytes
+    created_at: int
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays of an erased session: salted hashes of its members, to tell them 410."""
+
+    erased_at: int
+    salt: bytes
+    members: Sequence[bytes]
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a session must stand for its part of a batch to take effect."""
+
+    version: int
+    epoch: str
+    access_version: int
+
+
+class Append(msgspec.Struct, kw_only=True):
+    """One session's part of a batch. What is empty or None is left as it is.
+
+    ``session`` holds the row as it shall stand afterwards. With ``expected`` None the session is
+    created (``EXISTS`` when the id is taken, also by a tombstone). With ``erase`` everything of the
+    session is removed, ``session`` is ignored, and the tombstone stays. An ``idempotency`` key that
+    has its answer already, less than a day old, makes the part ``STALE``: read that answer.
+    """
+
+    session_id: str
+    expected: Expected | None
+    session: SessionRecord | None = None
+    commits: list[CommitRecord] = msgspec.field(default_factory=list)
+    refusals: list[RefusalRecord] = msgspec.field(default_factory=list)
+    clients: list[ClientAdvance] = msgspec.field(default_factory=list)
+    conflicts: list[ConflictRecord] = msgspec.field(default_factory=list)
+    devices: list[DeviceRecord] = msgspec.field(default_factory=list)
+    activity: list[Activity] = msgspec.field(default_factory=list)
+    state: SavedState | None = None
+    idempotency: IdempotencyRecord | None = None
+    erase: Tombstone | None = None
+
+
+class Outcome(Enum):
+    """What became of a session's part of a batch."""
+
+    OK = "ok"
+    STALE = "stale"
+    EXISTS = "exists"
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as it is opened: its newest saved state and the log after that, to ``version``."""
+
+    session: SessionRecord
+    saved: SavedState
+    tail: Sequence[CommitRecord]
+    conflicts: Sequence[ConflictRecord]
+    """The unresolved ones: status ``auto`` or ``open``."""
+    devices: Sequence[DeviceRecord]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one number of a client. ``refusal`` is the `rejected` frame, if it was one."""
+
+    seq: int
+    client_at: int
+    refusal: bytes | None
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list; ``next`` goes back to get the one after it, None on the last."""
+
+    items: Sequence[Any]
+    next: str | None
+
+
+class Store(Protocol):
+    """A durable home of sessions. All methods raise `StoreUnavailable` when it cannot be reached.
+
+    Pages raise `BadRequest` for an ``after`` that no page gave as its ``next``.
+    """
+
+    async def open(self) -> str:
+        """Prepare the database, take hold of it, and return its identity (a random string)."""
+
+    async def close(self) -> None:
+        """Let go. What was appended is durable already."""
+
+    async def check(self) -> None:
+        """Return if the database can commit now, by committing something; raise otherwise."""
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        """Carry out a batch as the law above says; the outcomes are in the batch's order."""
+
+    async def load(self, session_id: str) -> Loaded | None:
+        """Read what is needed to open a session; None when there is none."""
+
+    async def load_at(self, session_id: str, version: int) -> Loaded | None:
+        """Read the newest saved state at or below ``version`` and the log from there to it.
+
+        None when there is no such session, or no state as old as that; ``tail`` ends early where
+        the version does not exist.
+        """
+
+    async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
+        """Read a session's row, or what an erased one left."""
+
+    async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
+        """List a user's sessions as `SessionRecord`, newest activity first."""
+
+    async def log(
+        self,
+        session_id: str,
+        *,
+        first: int,
+        last: int | None = None,
+        client_id: str | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Sequence[CommitRecord]:
+        """Read commits with ``first <= version <= last`` in order, at most ``limit`` of them.
+
+        Stops after the row with which the bodies weigh more than ``max_bytes``.
+        """
+
+    async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
+        """Read a client's record."""
+
+    async def refusals(
+        self, session_id: str, client_id: str, after: int
+    ) -> Sequence[RefusalRecord]:
+        """Read a client's refusals with ``seq > after``, in order."""
+
+    async def decision(self, session_id: str, client_id: str, seq: int) -> Decision | None:
+        """Read what became of one number; None when it is not decided."""
+
+    async def conflicts(
+        self, session_id: str, status: str | None, after: str | None, limit: int
+    ) -> Page:
+        """List conflicts as `ConflictRecord`, newest first; ``status`` None means all."""
+
+    async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the activity log as `Activity`, newest first."""
+
+    async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
+        """Read the devices of a session, oldest first."""
+
+    async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
+        """Read what a key was answered, if it was within a day."""

@@ -1,0 +1,375 @@
+"""A store in memory, by the same law as the durable ones: for unit tests and the simulator.
+
+Nothing is awaited between reading and writing, and every record is immutable, so each method is
+one moment. What is in it lives as long as the object: `close` and `open` lose nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from reattach.errors import StoreRefused, StoreUnavailable
+from reattach.store.base import (
+    Activity,
+    Append,
+    ClientRecord,
+    CommitRecord,
+    ConflictRecord,
+    Decision,
+    DeviceRecord,
+    IdempotencyRecord,
+    Loaded,
+    Outcome,
+    Page,
+    RefusalRecord,
+    SavedState,
+    SessionRecord,
+    Tombstone,
+)
+from reattach.store.shared import (
+    IDEMPOTENCY_LIFETIME_MS,
+    check_batch,
+    entry_after,
+    entry_mark,
+    place_after,
+    place_mark,
+    wall_clock,
+)
+
+__all__ = ["MemoryStore"]
+
+_Key = tuple[str, str, str]
+
+
+class _Session:
+    """Everything of one session."""
+
+    def __init__(self, row: SessionRecord) -> None:
+        self.row = row
+        self.commits: dict[int, CommitRecord] = {}
+        self.states: dict[int, SavedState] = {}
+        self.clients: dict[str, ClientRecord] = {}
+        self.refusals: dict[tuple[str, int], RefusalRecord] = {}
+        self.conflicts: dict[str, ConflictRecord] = {}
+        self.devices: dict[str, DeviceRecord] = {}
+        self.activity: list[Activity] = []
+
+
+class MemoryStore:
+    """Sessions in dictionaries. ``now`` gives the time, ms since 1970; ``identity`` is `open`'s."""
+
+    def __init__(self, *, identity: str | None = None, now: Callable[[], int] = wall_clock) -> None:
+        self._identity = identity if identity is not None else secrets.token_hex(16)
+        self._now = now
+        self._is_open = False
+        self._sessions: dict[str, _Session] = {}
+        self._erased: dict[str, Tombstone] = {}
+        self._keys: dict[_Key, tuple[str, IdempotencyRecord]] = {}
+
+    async def open(self) -> str:
+        """Return the store's identity."""
+        self._is_open = True
+        return self._identity
+
+    async def close(self) -> None:
+        """Refuse everything until the next `open`."""
+        self._is_open = False
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` when the store is not open."""
+        if not self._is_open:
+            raise StoreUnavailable("Expected an open store, got a closed one: call open() first")
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        """Carry out a batch as `Store.append` says."""
+        await self.check()
+        check_batch(batch)
+        # First all that can fail, then all that is done: so there is nothing to take back.
+        keys: set[_Key] = set()
+        outcomes = [self._outcome(part, keys) for part in batch]
+        accepted = [
+            part for part, outcome in zip(batch, outcomes, strict=True) if outcome is Outcome.OK
+        ]
+        for part in accepted:
+            self._refuse_duplicates(part)
+        for part in accepted:
+            self._carry_out(part)
+        return outcomes
+
+    def _outcome(self, part: Append, keys: set[_Key]) -> Outcome:
+        """Say what becomes of a part; ``keys`` are those that earlier parts of the batch use."""
+        session = self._sessions.get(part.session_id)
+        if part.expected is None:
+            if session is not None or part.session_id in self._erased:
+                return Outcome.EXISTS
+        else:
+            wanted = part.expected
+            if session is None or (
+                session.row.version != wanted.version
+                or session.row.epoch != wanted.epoch
+                or session.row.access_version != wanted.access_version
+            ):
+                return Outcome.STALE
+        if part.erase is None and not self._clients_stand(part, session):
+            return Outcome.STALE
+        if part.idempotency is not None:
+            key = _key(part.idempotency)
+            if key in keys or not self._key_is_free(part.idempotency):
+                return Outcome.STALE
+            keys.add(key)
+        return Outcome.OK
+
+    @staticmethod
+    def _clients_stand(part: Append, session: _Session | None) -> bool:
+        known = dict(session.clients) if session is not None else {}
+        for advance in part.clients:
+            wanted = advance.client
+            client = known.get(wanted.client_id)
+            if client is None:
+                if advance.before != 0:
+                    return False
+            elif client.user_id != wanted.user_id:
+                return False
+            elif advance.before == wanted.seq == 0:
+                continue
+            elif client.seq != advance.before:
+                return False
+            known[wanted.client_id] = wanted
+        return True
+
+    def _key_is_free(self, record: IdempotencyRecord) -> bool:
+        _, earlier = self._keys.get(_key(record), ("", None))
+        return earlier is None or earlier.created_at <= record.created_at - IDEMPOTENCY_LIFETIME_MS
+
+    def _refuse_duplicates(self, part: Append) -> None:
+        """Raise as a database does whose primary key is violated."""
+        session = self._sessions.get(part.session_id)
+        versions = set(session.commits) if session is not None else set()
+        numbers = set(session.refusals) if session is not None else set()
+        for commit in part.commits:
+            if commit.version in versions:
+                raise StoreRefused(
+                    f"Expected a new version of {part.session_id!r}, got {commit.version} again: "
+                    "load the session and decide again"
+                )
+            versions.add(commit.version)
+        for refusal in part.refusals:
+            number = (refusal.client_id, refusal.seq)
+            if number in numbers:
+                raise StoreRefused(
+                    f"Expected a new number of {part.session_id!r}, got {number} again: "
+                    "load the session and decide again"
+                )
+            numbers.add(number)
+
+    def _carry_out(self, part: Append) -> None:
+        if part.erase is not None:
+            del self._sessions[part.session_id]
+            self._erased[part.session_id] = part.erase
+            self._keys = {
+                key: kept for key, kept in self._keys.items() if kept[0] != part.session_id
+            }
+        else:
+            self._write(part)
+        if part.idempotency is not None:
+            self._keys[_key(part.idempotency)] = (part.session_id, part.idempotency)
+
+    def _write(self, part: Append) -> None:
+        if part.expected is None and part.session is not None:
+            self._sessions[part.session_id] = _Session(part.session)
+        session = self._sessions[part.session_id]
+        if part.session is not None:
+            session.row = part.session
+        for advance in part.clients:
+            client = advance.client
+            if advance.before == client.seq == 0:
+                session.clients.setdefault(client.client_id, client)
+            else:
+                session.clients[client.client_id] = client
+        session.commits |= {commit.version: commit for commit in part.commits}
+        session.refusals |= {(one.client_id, one.seq): one for one in part.refusals}
+        session.conflicts |= {conflict.conflict_id: conflict for conflict in part.conflicts}
+        for device in part.devices:
+            earlier = session.devices.get(device.device_id, device)
+            session.devices[device.device_id] = msgspec.structs.replace(
+                device, created_at=earlier.created_at
+            )
+        session.activity += part.activity
+        if part.state is not None:
+            session.states[part.state.version] = part.state
+
+    async def load(self, session_id: str) -> Loaded | None:
+        """Read what is needed to open a session."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return None if session is None else self._loaded(session, session.row.version)
+
+    async def load_at(self, session_id: str, version: int) -> Loaded | None:
+        """Read the newest saved state at or below ``version`` and the log from there to it."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return None if session is None else self._loaded(session, version)
+
+    @staticmethod
+    def _loaded(session: _Session, version: int) -> Loaded | None:
+        saved_at = max((at for at in session.states if at <= version), default=None)
+        if saved_at is None:
+            return None
+        return Loaded(
+            session=session.row,
+            saved=session.states[saved_at],
+            tail=[
+                session.commits[at] for at in sorted(session.commits) if saved_at < at <= version
+            ],
+            conflicts=sorted(
+                (one for one in session.conflicts.values() if one.status in {"auto", "open"}),
+                key=_conflict_place,
+            ),
+            devices=_oldest_first(session.devices.values()),
+        )
+
+    async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
+        """Read a session's row, or what an erased one left."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return session.row if session is not None else self._erased.get(session_id)
+
+    async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
+        """List a user's sessions, newest activity first."""
+        await self.check()
+        place = place_after(after)
+        rows = sorted(
+            (
+                session.row
+                for session in self._sessions.values()
+                if session.row.user_id == user_id and _session_place(session.row) < place
+            ),
+            key=_session_place,
+            reverse=True,
+        )
+        more = len(rows) > limit
+        return Page(
+            items=rows[:limit],
+            next=place_mark(*_session_place(rows[limit - 1])) if more else None,
+        )
+
+    async def log(
+        self,
+        session_id: str,
+        *,
+        first: int,
+        last: int | None = None,
+        client_id: str | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Sequence[CommitRecord]:
+        """Read commits in order."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        found: list[CommitRecord] = []
+        weight = 0
+        for version, commit in sorted(session.commits.items()) if session is not None else ():
+            if version < first or (last is not None and version > last):
+                continue
+            if client_id is not None and commit.client_id != client_id:
+                continue
+            if len(found) == limit or (max_bytes is not None and weight > max_bytes):
+                break
+            found.append(commit)
+            weight += len(commit.body)
+        return found
+
+    async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
+        """Read a client's record."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return None if session is None else session.clients.get(client_id)
+
+    async def refusals(
+        self, session_id: str, client_id: str, after: int
+    ) -> Sequence[RefusalRecord]:
+        """Read a client's refusals with ``seq > after``, in order."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        found = session.refusals if session is not None else {}
+        return [
+            found[whose, seq] for whose, seq in sorted(found) if whose == client_id and seq > after
+        ]
+
+    async def decision(self, session_id: str, client_id: str, seq: int) -> Decision | None:
+        """Read what became of one number; None when it is not decided."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        refusal = session.refusals.get((client_id, seq))
+        if refusal is not None:
+            return Decision(seq=seq, client_at=refusal.client_at, refusal=refusal.body)
+        for commit in session.commits.values():
+            if (commit.client_id, commit.seq) == (client_id, seq) and commit.client_at is not None:
+                return Decision(seq=seq, client_at=commit.client_at, refusal=None)
+        return None
+
+    async def conflicts(
+        self, session_id: str, status: str | None, after: str | None, limit: int
+    ) -> Page:
+        """List conflicts, newest first."""
+        await self.check()
+        place = place_after(after)
+        session = self._sessions.get(session_id)
+        found = sorted(
+            (
+                one
+                for one in (session.conflicts.values() if session is not None else ())
+                if status in {None, one.status} and _conflict_place(one) < place
+            ),
+            key=_conflict_place,
+            reverse=True,
+        )
+        more = len(found) > limit
+        return Page(
+            items=found[:limit],
+            next=place_mark(*_conflict_place(found[limit - 1])) if more else None,
+        )
+
+    async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the activity log, newest first."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        lines = session.activity if session is not None else []
+        end = min(entry_after(after) - 1, len(lines))
+        start = max(end - limit, 0)
+        return Page(items=lines[start:end][::-1], next=entry_mark(start + 1) if start > 0 else None)
+
+    async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
+        """Read the devices of a session, oldest first."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return _oldest_first(session.devices.values() if session is not None else ())
+
+    async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
+        """Read what a key was answered, if it was within a day."""
+        await self.check()
+        _, record = self._keys.get((user_id, route, key), ("", None))
+        if record is None or record.created_at <= self._now() - IDEMPOTENCY_LIFETIME_MS:
+            return None
+        return record
+
+
+def _key(record: IdempotencyRecord) -> _Key:
+    return record.user_id, record.route, record.key
+
+
+def _session_place(row: SessionRecord) -> tuple[int, str]:
+    return row.last_activity, row.session_id
+
+
+def _conflict_place(conflict: ConflictRecord) -> tuple[int, str]:
+    return conflict.version, conflict.conflict_id
+
+
+def _oldest_first(devices: Iterable[DeviceRecord]) -> list[DeviceRecord]:
+    return sorted(devices, key=lambda device: (device.created_at, device.device_id))

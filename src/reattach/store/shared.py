@@ -1,0 +1,100 @@
+"""What all stores do alike: the form of a batch, the marks between pages, the lifetime of keys."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from reattach.errors import BadRequest, StoreRefused
+from reattach.store.base import Append
+
+__all__ = [
+    "FIRST_PAGE",
+    "IDEMPOTENCY_LIFETIME_MS",
+    "MAX_INTEGER",
+    "check_batch",
+    "entry_after",
+    "entry_mark",
+    "place_after",
+    "place_mark",
+    "wall_clock",
+]
+
+IDEMPOTENCY_LIFETIME_MS: Final = 24 * 60 * 60 * 1000
+
+MAX_INTEGER: Final = 2**63 - 1
+"""The greatest integer that a database column holds."""
+
+FIRST_PAGE: Final = (MAX_INTEGER, "")
+"""Lies before everything in a list that is sorted by number and id, greatest first."""
+
+_PLACE: Final = re.compile(r"(-?[0-9]{1,18})\.(.+)", re.DOTALL)
+_ENTRY: Final = re.compile(r"[0-9]{1,18}")
+
+
+def wall_clock() -> int:
+    """Read the time: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def check_batch(batch: Sequence[Append]) -> None:
+    """Raise `StoreRefused` where a batch has no meaning, whatever the database holds."""
+    seen: set[str] = set()
+    for part in batch:
+        name = part.session_id
+        if name in seen:
+            raise StoreRefused(
+                f"Expected one part for each session of a batch, got two for {name!r}: "
+                "put them into one, or into batches after one another"
+            )
+        seen.add(name)
+        if part.expected is None and (
+            part.session is None or part.state is None or part.erase is not None
+        ):
+            raise StoreRefused(
+                f"Expected the row and the first state of {name!r}, because a part without "
+                "'expected' creates a session: give both, or say where the session stands"
+            )
+        if part.session is not None and part.session.session_id != name:
+            raise StoreRefused(
+                f"Expected the row of {name!r}, got that of {part.session.session_id!r}: "
+                "give each part its own session's row"
+            )
+
+
+def place_mark(number: int, name: str) -> str:
+    """Make the mark of a place in a list that is sorted by number and id."""
+    return f"{number}.{name}"
+
+
+def place_after(mark: str | None) -> tuple[int, str]:
+    """Read what `place_mark` made; `FIRST_PAGE` for None. Raises `BadRequest`."""
+    if mark is None:
+        return FIRST_PAGE
+    match = _PLACE.fullmatch(mark)
+    if match is None:
+        raise _bad_mark(mark)
+    return int(match[1]), match[2]
+
+
+def entry_mark(entry: int) -> str:
+    """Make the mark of a place in a list that is sorted by its running number."""
+    return str(entry)
+
+
+def entry_after(mark: str | None) -> int:
+    """Read what `entry_mark` made; `MAX_INTEGER` for None. Raises `BadRequest`."""
+    if mark is None:
+        return MAX_INTEGER
+    if _ENTRY.fullmatch(mark) is None:
+        raise _bad_mark(mark)
+    return int(mark)
+
+
+def _bad_mark(mark: str) -> BadRequest:
+    return BadRequest(
+        f"Expected the 'next' of this list's page before, got {mark[:80]!r}: "
+        "send it as it came, or leave it out for the first page"
+    )

@@ -1,0 +1,13 @@
+"""Suites that hold other people's parts to the same laws as ours. They need pytest.
+
+- `reattach.testing.store`: what every store must pass
+"""
+
+from __future__ import annotations
+
+import pytest
+
+__all__: list[str] = []
+
+# Before the suites are imported, so that a failing assertion of theirs says what it compared.
+pytest.register_assert_rewrite("reattach.testing.store")

@@ -1,0 +1,1127 @@
+"""The law of `reattach.store.base`, as tests that any store must pass.
+
+A back end joins with one fixture, which makes stores on one and the same place::
+
+    class TestMyStore(DurableStoreSuite):
+        @pytest.fixture
+        def make_store(self, tmp_path: Path) -> MakeStore:
+            return lambda: MyStore(tmp_path / "sessions")
+
+A store whose data ends with the object takes `StoreSuite` instead. The tests are coroutines, run by
+pytest-asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+
+from reattach.errors import BadRequest, StoreRefused, StoreUnavailable
+from reattach.store.base import (
+    Activity,
+    Append,
+    ClientAdvance,
+    ClientRecord,
+    CommitRecord,
+    ConflictRecord,
+    Decision,
+    DeviceRecord,
+    Expected,
+    IdempotencyRecord,
+    Loaded,
+    Outcome,
+    Page,
+    RefusalRecord,
+    SavedState,
+    SessionRecord,
+    Store,
+    Tombstone,
+)
+
+__all__ = [
+    "DurableStoreSuite",
+    "MakeStore",
+    "StoreSuite",
+    "advance",
+    "change",
+    "commit",
+    "creation",
+    "refusal",
+    "row",
+]
+
+MakeStore = Callable[[], Store]
+
+OK, STALE, EXISTS = Outcome.OK, Outcome.STALE, Outcome.EXISTS
+T0 = 1_764_000_000_000
+DAY_MS = 24 * 60 * 60 * 1000
+EPOCH = "epoch-1"
+USER = "ann"
+AWKWARD = (b"", b"\x00", b"a\x00b\xff\xfe", '{"k":"\u0000\U0001f600"}'.encode(), bytes(range(256)))
+MIB = bytes(range(256)) * 4096
+
+
+# --- What the tests write: plain records, each with what a test does not care about filled in -----
+
+
+def row(session_id: str, version: int = 0, **fields: Any) -> SessionRecord:
+    """Make a session's row at ``version``."""
+    plain: dict[str, Any] = {
+        "session_id": session_id,
+        "user_id": USER,
+        "epoch": EPOCH,
+        "epoch_version": 0,
+        "version": version,
+        "created_at": T0,
+        "last_activity": T0 + version,
+    }
+    return SessionRecord(**(plain | fields))
+
+
+def creation(session_id: str, *, state: bytes = b"{}", **fields: Any) -> Append:
+    """Make the part that creates a session; ``fields`` are its row's."""
+    return Append(
+        session_id=session_id,
+        expected=None,
+        session=row(session_id, **fields),
+        state=SavedState(version=fields.get("version", 0), state=state, index=b"[]"),
+    )
+
+
+def commit(version: int, *, client_id: str | None = "c1", seq: int | None = None) -> CommitRecord:
+    """Make a commit, by ``client_id``'s number ``seq`` (the version when None)."""
+    mine = client_id is not None
+    return CommitRecord(
+        version=version,
+        body=b'{"version":%d}' % version,
+        writes=b"[%d]" % version,
+        at=T0 + version,
+        client_id=client_id,
+        seq=(version if seq is None else seq) if mine else None,
+        client_at=T0 - version if mine else None,
+    )
+
+
+def refusal(seq: int, *, client_id: str = "c1") -> RefusalRecord:
+    """Make the refusal of a client's number."""
+    return RefusalRecord(client_id=client_id, seq=seq, client_at=T0 - seq, body=b'{"seq":%d}' % seq)
+
+
+def advance(
+    before: int, seq: int, *, client_id: str = "c1", user_id: str = USER, device_id: str = "d1"
+) -> ClientAdvance:
+    """Make the step of a client's number from ``before`` to ``seq``."""
+    return ClientAdvance(
+        client=ClientRecord(
+            client_id=client_id,
+            user_id=user_id,
+            device_id=device_id,
+            seq=seq,
+            at=T0 + seq if seq else None,
+        ),
+        before=before,
+    )
+
+
+def change(session_id: str, before: int, *, count: int = 1, **fields: Any) -> Append:
+    """Make the part that takes a session from version ``before`` on by ``count`` commits of ``c1``.
+
+    ``fields`` replace the part's own; ``after`` (a dict) replaces fields of the row.
+    """
+    after: dict[str, Any] = fields.pop("after", {})
+    plain: dict[str, Any] = {
+        "expected": Expected(version=before, epoch=EPOCH, access_version=0),
+        "session": row(session_id, **({"version": before + count} | after)),
+        "commits": [commit(before + n) for n in range(1, count + 1)],
+        "clients": [advance(before, before + count)] if count else [],
+    }
+    return Append(session_id=session_id, **(plain | fields))
+
+
+def erasure(session_id: str, before: int) -> Append:
+    """Make the part that erases a session."""
+    return Append(
+        session_id=session_id,
+        expected=Expected(version=before, epoch=EPOCH, access_version=0),
+        erase=Tombstone(erased_at=T0 + 1_000, salt=b"salt", members=[b"one", b"two\x00"]),
+    )
+
+
+def conflict(conflict_id: str, version: int, *, status: str = "auto") -> ConflictRecord:
+    """Make a conflict of a merge at ``version``."""
+    return ConflictRecord(
+        conflict_id=conflict_id,
+        path="/a/#\u0000é~1",
+        status=status,
+        version=version,
+        body=b'{"id":"%s"}' % conflict_id.encode(),
+    )
+
+
+def device(device_id: str, **fields: Any) -> DeviceRecord:
+    """Make a device of a session."""
+    plain: dict[str, Any] = {
+        "device_id": device_id,
+        "user_id": USER,
+        "created_at": T0,
+        "last_activity": T0,
+    }
+    return DeviceRecord(**(plain | fields))
+
+
+def answer(key: str, *, created_at: int | None = None, body: bytes = b"{}") -> IdempotencyRecord:
+    """Make the answer to a request with an idempotency key, given now when not told otherwise."""
+    return IdempotencyRecord(
+        user_id=USER,
+        route="POST /session",
+        key=key,
+        request=b"\x00hash",
+        status=201,
+        headers=b"[]",
+        body=body,
+        created_at=now() if created_at is None else created_at,
+    )
+
+
+def now() -> int:
+    """Read the time: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def pages(
+    read: Callable[..., Awaitable[Page]], *whose: str | None, limit: int = 100
+) -> list[list[Any]]:
+    """Read a list from its first page to its last; ``whose`` are the arguments before the mark."""
+    found: list[list[Any]] = []
+    after: str | None = None
+    while True:
+        page = await read(*whose, after, limit)
+        found.append(list(page.items))
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def everything(store: Store, session_id: str) -> tuple[object, ...]:
+    """Read all that a store holds of a session, to compare before with after."""
+    loaded = await store.load(session_id)
+    return (
+        await store.session(session_id),
+        None if loaded is None else parts_of(loaded),
+        list(await store.log(session_id, first=0)),
+        [await store.client(session_id, name) for name in ("c1", "c2")],
+        [list(await store.refusals(session_id, name, 0)) for name in ("c1", "c2")],
+        await pages(store.conflicts, session_id, None),
+        await pages(store.activity, session_id),
+        list(await store.devices(session_id)),
+    )
+
+
+def parts_of(loaded: Loaded) -> tuple[object, ...]:
+    """Take apart what was loaded, so that lists and tuples compare alike."""
+    return (
+        loaded.session,
+        loaded.saved,
+        list(loaded.tail),
+        list(loaded.conflicts),
+        list(loaded.devices),
+    )
+
+
+def stales() -> list[Any]:
+    """List the parts that do not fit a session at version 1 with ``c1`` of Ann at number 1."""
+    here: dict[str, Any] = {"version": 1, "epoch": EPOCH, "access_version": 0}
+
+    def expecting(**fields: Any) -> Append:
+        return change("s1", 1, expected=Expected(**(here | fields)))
+
+    def advancing(step: ClientAdvance) -> Append:
+        return change("s1", 1, clients=[step])
+
+    parts = {
+        "version-behind": expecting(version=0),
+        "version-ahead": expecting(version=2),
+        "epoch": expecting(epoch="epoch-2"),
+        "access-version": expecting(access_version=1),
+        "number-behind": advancing(advance(0, 2)),
+        "number-ahead": advancing(advance(2, 3)),
+        "unknown-client": advancing(advance(1, 2, client_id="c9")),
+        "second-client-wrong": change(
+            "s1", 1, clients=[advance(1, 2), advance(5, 6, client_id="c2")]
+        ),
+        "other-user-advances": advancing(advance(1, 2, user_id="bob")),
+        "other-user-meets": advancing(advance(0, 0, user_id="bob")),
+        "row-left-as-it-is": Append(
+            session_id="s1", expected=Expected(**(here | {"version": 7})), activity=[activity(1)]
+        ),
+        "erase": erasure("s1", 7),
+    }
+    return [pytest.param(part, id=name) for name, part in parts.items()]
+
+
+def activity(number: int) -> Activity:
+    """Make a line of the activity log."""
+    return Activity(
+        activity_type="connected",
+        at=T0 + number,
+        user_id=USER,
+        device_id="d1",
+        data=b'{"n":%d}' % number,
+    )
+
+
+# --- The suite ------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+class StoreSuite:
+    """What every store must pass."""
+
+    @pytest.fixture
+    def make_store(self) -> MakeStore:
+        """Return what makes a store; each call gives another one on the same place."""
+        raise NotImplementedError("override the fixture make_store: see reattach.testing.store")
+
+    @pytest_asyncio.fixture
+    async def store(self, make_store: MakeStore) -> AsyncIterator[Store]:
+        """Open a store for one test."""
+        store = make_store()
+        await store.open()
+        yield store
+        await store.close()
+
+    # --- Being open
+
+    async def test_identity(self, make_store: MakeStore) -> None:
+        """The identity is a string that stays when the store is opened again."""
+        store = make_store()
+        first = await store.open()
+        await store.close()
+        again = await store.open()
+        await store.close()
+        assert first
+        assert again == first
+
+    async def test_closed(self, make_store: MakeStore) -> None:
+        """A store that is not open cannot be reached; closing it twice is nothing."""
+        store = make_store()
+        with pytest.raises(StoreUnavailable):
+            await store.check()
+        await store.open()
+        await store.close()
+        await store.close()
+        with pytest.raises(StoreUnavailable):
+            await store.append([creation("s1")])
+        with pytest.raises(StoreUnavailable):
+            await store.load("s1")
+
+    async def test_check(self, store: Store) -> None:
+        """A store that can commit says so, as often as it is asked."""
+        await store.check()
+        await store.check()
+
+    async def test_nothing_there(self, store: Store) -> None:
+        """Of an unknown session there is nothing, and no error."""
+        assert await store.load("s1") is None
+        assert await store.load_at("s1", 0) is None
+        assert await store.decision("s1", "c1", 1) is None
+        assert await store.idempotent(USER, "POST /session", "k1") is None
+        assert await everything(store, "s1") == (
+            None,
+            None,
+            [],
+            [None, None],
+            [[], []],
+            [[]],
+            [[]],
+            [],
+        )
+
+    # --- Creating
+
+    async def test_create(self, store: Store) -> None:
+        """What was created is loaded as it was given."""
+        part = creation(
+            "s1",
+            state=b'{"a":1}',
+            access_version=3,
+            schema_name="form",
+            schema_version=2,
+            is_active=False,
+            disconnected_at=T0 + 5,
+            reconnected_at=T0 + 6,
+        )
+        assert list(await store.append([part])) == [OK]
+        assert await store.session("s1") == part.session
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert parts_of(loaded) == (part.session, part.state, [], [], [])
+
+    async def test_create_with_everything(self, store: Store) -> None:
+        """A session may be created with its commits, clients and the rest, in one part."""
+        part = creation("s1", version=1)
+        part.commits = [commit(1)]
+        part.clients = [advance(0, 1)]
+        part.devices = [device("d1")]
+        part.activity = [activity(1)]
+        assert list(await store.append([part])) == [OK]
+        assert list(await store.log("s1", first=0)) == part.commits
+        assert await store.client("s1", "c1") == part.clients[0].client
+        assert list(await store.devices("s1")) == part.devices
+
+    async def test_create_exists(self, store: Store) -> None:
+        """A taken id is EXISTS, and the session that has it stays as it was."""
+        await store.append([creation("s1", state=b'{"first":1}')])
+        before = await everything(store, "s1")
+        outcomes = await store.append(
+            [creation("s2"), creation("s1", user_id="bob"), creation("s3")]
+        )
+        assert list(outcomes) == [OK, EXISTS, OK]
+        assert await everything(store, "s1") == before
+        assert await store.session("s2") == row("s2")
+        assert await store.session("s3") == row("s3")
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            pytest.param(replace(creation("s1"), session=None), id="no-row"),
+            pytest.param(replace(creation("s1"), state=None), id="no-state"),
+            pytest.param(replace(creation("s1"), session=row("s2")), id="the-row-of-another"),
+            pytest.param(replace(erasure("s1", 0), expected=None), id="erase-unseen"),
+        ],
+    )
+    async def test_create_malformed(self, store: Store, part: Append) -> None:
+        """A part without meaning is refused with its whole batch."""
+        with pytest.raises(StoreRefused):
+            await store.append([creation("s0"), part])
+        assert await store.session("s0") is None
+        assert await store.session("s1") is None
+
+    # --- Appending
+
+    async def test_append_nothing(self, store: Store) -> None:
+        """An empty batch is nothing."""
+        assert list(await store.append([])) == []
+
+    async def test_append_everything(self, store: Store) -> None:
+        """Law 2: a part takes effect whole."""
+        await store.append([creation("s1")])
+        part = change(
+            "s1",
+            0,
+            count=3,
+            after={"last_activity": T0 + 99, "disconnected_at": T0 + 98, "is_active": False},
+            refusals=[refusal(4), refusal(1, client_id="c2")],
+            clients=[advance(0, 4), advance(0, 1, client_id="c2", device_id="d2")],
+            conflicts=[conflict("k1", 2), conflict("k2", 3, status="open")],
+            devices=[device("d1", name="Phone", info=b'{"os":1}', is_primary=True), device("d2")],
+            activity=[activity(1), activity(2)],
+            state=SavedState(version=2, state=b'{"at":2}', index=b"[2]"),
+        )
+        assert list(await store.append([part])) == [OK]
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert parts_of(loaded) == (
+            part.session,
+            part.state,
+            part.commits[2:],
+            part.conflicts,
+            part.devices,
+        )
+        assert list(await store.log("s1", first=1)) == part.commits
+        assert await store.client("s1", "c1") == part.clients[0].client
+        assert await store.client("s1", "c2") == part.clients[1].client
+        assert list(await store.refusals("s1", "c1", 0)) == [refusal(4)]
+        assert (await store.activity("s1", None, 10)).items[::-1] == part.activity
+
+    async def test_append_leaves_the_rest(self, store: Store) -> None:
+        """What is empty or None in a part is left as it is."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, devices=[device("d1")], conflicts=[conflict("k1", 1)])])
+        before = await everything(store, "s1")
+        part = change("s1", 1, count=0, session=None, activity=[activity(1)])
+        assert list(await store.append([part])) == [OK]
+        after = await everything(store, "s1")
+        assert [before[n] == after[n] for n in range(8)] == [n != 6 for n in range(8)]
+
+    async def test_append_order(self, store: Store) -> None:
+        """Outcomes stand in the order of the batch, whatever it holds."""
+        names = ["z", "a", "m", "b", "y"]
+        await store.append([creation(name) for name in names])
+        batch = [
+            change("z", 0),
+            change("a", 5),
+            creation("m"),
+            erasure("b", 0),
+            creation("new"),
+            change("y", 0, clients=[advance(3, 4)]),
+            change("unknown", 0),
+        ]
+        outcomes = list(await store.append(batch))
+        assert outcomes == [OK, STALE, EXISTS, OK, OK, STALE, STALE]
+        versions = [await store.session(name) for name in ("z", "a", "m", "new", "y", "unknown")]
+        assert versions == [row("z", 1), row("a"), row("m"), row("new"), row("y"), None]
+        assert isinstance(await store.session("b"), Tombstone)
+
+    async def test_append_large_batch(self, store: Store) -> None:
+        """Law 1: one batch over many sessions, with a stale one in its midst."""
+        names = [f"s{number:03}" for number in range(300)]
+        await store.append([creation(name) for name in names])
+        batch = [change(name, 1 if name == "s150" else 0, count=2) for name in names]
+        outcomes = list(await store.append(batch))
+        assert outcomes == [STALE if name == "s150" else OK for name in names]
+        for name in ("s000", "s149", "s151", "s299"):
+            assert len(await store.log(name, first=1)) == 2
+        assert list(await store.log("s150", first=1)) == []
+
+    @pytest.mark.parametrize("part", stales())
+    async def test_append_stale(self, store: Store, part: Append) -> None:
+        """Law 2: a part that does not fit does nothing, and its neighbours stand."""
+        await store.append([creation("s1"), creation("n1"), creation("n2")])
+        await store.append([change("s1", 0)])
+        before = await everything(store, "s1")
+        part = replace(
+            part,
+            conflicts=[conflict("k1", 2)],
+            devices=[device("d1")],
+            idempotency=answer("k1"),
+        )
+        outcomes = await store.append([change("n1", 0), part, change("n2", 0)])
+        assert list(outcomes) == [OK, STALE, OK]
+        assert await everything(store, "s1") == before
+        assert await store.idempotent(USER, "POST /session", "k1") is None
+        for name in ("n1", "n2"):
+            assert list(await store.log(name, first=1)) == [commit(1)]
+            assert await store.client(name, "c1") == advance(0, 1).client
+        # And what fits goes on from there.
+        assert list(await store.append([change("s1", 1)])) == [OK]
+
+    async def test_append_twice(self, store: Store) -> None:
+        """The same part again is STALE: that is how a lost answer does no harm."""
+        await store.append([creation("s1")])
+        assert list(await store.append([change("s1", 0)])) == [OK]
+        before = await everything(store, "s1")
+        assert list(await store.append([change("s1", 0)])) == [STALE]
+        assert await everything(store, "s1") == before
+
+    async def test_append_one_session_twice(self, store: Store) -> None:
+        """A session has one part in a batch: two are refused, and nothing is done."""
+        await store.append([creation("s1"), creation("s2")])
+        with pytest.raises(StoreRefused):
+            await store.append([change("s2", 0), change("s1", 0), change("s1", 1)])
+        assert await store.session("s1") == row("s1")
+        assert await store.session("s2") == row("s2")
+
+    async def test_append_refused(self, store: Store) -> None:
+        """Law 3: StoreRefused means that nothing of the batch was done, and the store goes on."""
+        await store.append([creation("s1"), creation("n1")])
+        await store.append([change("s1", 0)])
+        before = await everything(store, "s1")
+        poisoned = change("s1", 1, commits=[commit(1)])
+        with pytest.raises(StoreRefused):
+            await store.append([change("n1", 0), poisoned])
+        assert await everything(store, "s1") == before
+        assert await store.session("n1") == row("n1")
+        assert list(await store.append([change("n1", 0)])) == [OK]
+        assert list(await store.append([change("s1", 1)])) == [OK]
+
+    async def test_append_race(self, store: Store) -> None:
+        """Of two appends at once to one session one is OK and the other STALE."""
+        await store.append([creation("s1"), creation("n1"), creation("n2")])
+        for version in range(10):
+            one, other = await asyncio.gather(
+                store.append([change("s1", version), change("n1", version)]),
+                store.append([change("n2", version), change("s1", version)]),
+            )
+            assert {one[0], other[1]} == {OK, STALE}
+            assert (one[1], other[0]) == (OK, OK)
+        found = await store.log("s1", first=1)
+        assert [commit.version for commit in found] == list(range(1, 11))
+
+    async def test_append_cancelled(self, store: Store) -> None:
+        """An append whose caller is cancelled is done whole or not at all, and harms nobody."""
+        await store.append([creation("s1")])
+        for version in range(5):
+            task = asyncio.ensure_future(store.append([change("s1", version, count=1)]))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            # Either it was done, or this does it.
+            assert list(await store.append([change("s1", version)])) in ([OK], [STALE])
+        found = await store.log("s1", first=1)
+        assert [commit.version for commit in found] == [1, 2, 3, 4, 5]
+
+    async def test_reads_from_one_moment(self, store: Store) -> None:
+        """Law 4: a load never sees half of an append."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=3, devices=[device("d1", last_activity=T0 + 3)])])
+
+        async def write() -> None:
+            for version in range(3, 90, 3):
+                seen = [device("d1", last_activity=T0 + version + 3)]
+                await store.append([change("s1", version, count=3, devices=seen)])
+
+        async def read() -> None:
+            while not writing.done():
+                loaded = await store.load("s1")
+                assert loaded is not None
+                version = loaded.session.version
+                assert [one.version for one in loaded.tail] == list(range(1, version + 1))
+                assert [one.last_activity for one in loaded.devices] == [T0 + version]
+                assert version % 3 == 0
+
+        writing = asyncio.ensure_future(write())
+        await asyncio.gather(writing, read(), read())
+
+    # --- Bytes
+
+    @pytest.mark.parametrize("value", [*AWKWARD, MIB], ids=lambda value: f"{len(value)}-bytes")
+    async def test_bytes(self, store: Store, value: bytes) -> None:
+        """Law 5: bytes come back as they went in."""
+        await store.append([creation("s1", state=value)])
+        part = change(
+            "s1",
+            0,
+            commits=[replace(commit(1), body=value, writes=value)],
+            refusals=[replace(refusal(2), body=value)],
+            conflicts=[replace(conflict("k1", 1), body=value)],
+            devices=[device("d1", info=value)],
+            activity=[replace(activity(1), data=value)],
+            idempotency=replace(answer("k1", body=value), request=value, headers=value),
+        )
+        await store.append([part])
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert loaded.saved.state == value
+        assert list(loaded.tail) == part.commits
+        assert list(loaded.conflicts) == part.conflicts
+        assert list(loaded.devices) == part.devices
+        assert list(await store.refusals("s1", "c1", 0)) == part.refusals
+        assert list((await store.activity("s1", None, 10)).items) == part.activity
+        assert await store.idempotent(USER, "POST /session", "k1") == part.idempotency
+        saved = SavedState(version=1, state=b"{}", index=value)
+        await store.append([change("s1", 1, count=0, state=saved)])
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert loaded.saved == saved
+
+    async def test_text(self, store: Store) -> None:
+        """Names and ids of people come back as they went in, and are told apart by every bit."""
+        users = ["ann", "Ann", "ann ", "änn", "a\u0308nn", "' OR 1=1 --", "%", "\U0001f600" * 60]
+        await store.append(
+            [creation(f"s{number}", user_id=user) for number, user in enumerate(users)]
+        )
+        for number, user in enumerate(users):
+            assert (await store.sessions(user, None, 10)).items == [row(f"s{number}", user_id=user)]
+        named = device("d1", name="Ann\u2019s \U0001f4f1 \n'\"")
+        await store.append([change("s0", 0, devices=[named])])
+        assert list(await store.devices("s0")) == [named]
+
+    async def test_large_numbers(self, store: Store) -> None:
+        """Versions and times are integers of 64 bits; one may ask for greater ones."""
+        far = 2**53
+        await store.append([creation("s1", version=far, created_at=2**62, last_activity=2**62)])
+        found = await store.session("s1")
+        assert found == row("s1", far, created_at=2**62, last_activity=2**62)
+        assert list(await store.log("s1", first=2**70)) == []
+        assert list(await store.log("s1", first=0, last=2**70)) == []
+
+    # --- Loading
+
+    async def test_load_newest_state(self, store: Store) -> None:
+        """A load gives the newest saved state and the log after it, and no more."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=4)])
+        for version in (2, 4):
+            saved = SavedState(version=version, state=b'{"at":%d}' % version, index=b"[]")
+            before = 4 if version == 2 else 5
+            await store.append([change("s1", before, state=saved)])
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert loaded.saved.state == b'{"at":4}'
+        assert list(loaded.tail) == [commit(5), commit(6)]
+
+    async def test_load_at(self, store: Store) -> None:
+        """A version of the past is the newest state at or below it and the log up to it."""
+        await store.append([creation("s1")])
+        await store.append(
+            [change("s1", 0, count=3, state=SavedState(version=2, state=b"2", index=b"i"))]
+        )
+        for version, saved, tail in [
+            (0, 0, []),
+            (1, 0, [1]),
+            (2, 2, []),
+            (3, 2, [3]),
+            (9, 2, [3]),
+        ]:
+            loaded = await store.load_at("s1", version)
+            assert loaded is not None
+            assert loaded.session == row("s1", 3)
+            assert loaded.saved.version == saved
+            assert list(loaded.tail) == [commit(number) for number in tail]
+
+    async def test_load_at_below_every_state(self, store: Store) -> None:
+        """Below the oldest saved state nothing can be loaded."""
+        await store.append([creation("s1", version=5)])
+        assert await store.load_at("s1", 4) is None
+        assert await store.load_at("s1", -1) is None
+
+    async def test_load_state_replaced(self, store: Store) -> None:
+        """A state saved again at its version replaces the earlier one."""
+        await store.append([creation("s1", state=b'{"old":1}')])
+        saved = SavedState(version=0, state=b'{"new":1}', index=b"[1]")
+        await store.append([change("s1", 0, count=0, state=saved)])
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert loaded.saved == saved
+
+    async def test_load_unresolved_conflicts(self, store: Store) -> None:
+        """A load gives the conflicts that are ``auto`` or ``open``."""
+        found = [
+            conflict("k1", 1, status="auto"),
+            conflict("k2", 1, status="open"),
+            conflict("k3", 1, status="resolved"),
+        ]
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, conflicts=found)])
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert sorted(one.conflict_id for one in loaded.conflicts) == ["k1", "k2"]
+
+    # --- The log
+
+    async def test_log_bounds(self, store: Store) -> None:
+        """Both bounds are included; limit and weight end it early."""
+        await store.append([creation("s1"), creation("s2")])
+        await store.append([change("s1", 0, count=12), change("s2", 0, count=1)])
+
+        async def versions(**bounds: Any) -> list[int]:
+            return [commit.version for commit in await store.log("s1", **bounds)]
+
+        assert await versions(first=1) == list(range(1, 13))
+        assert await versions(first=-5) == list(range(1, 13))
+        assert await versions(first=3, last=5) == [3, 4, 5]
+        assert await versions(first=5, last=5) == [5]
+        assert await versions(first=6, last=5) == []
+        assert await versions(first=13) == []
+        assert await versions(first=11, last=99) == [11, 12]
+        assert await versions(first=2, limit=3) == [2, 3, 4]
+        assert await versions(first=2, limit=0) == []
+        weight = len(commit(1).body)
+        assert await versions(first=1, max_bytes=0) == [1]
+        assert await versions(first=1, max_bytes=weight - 1) == [1]
+        assert await versions(first=1, max_bytes=weight) == [1, 2]
+        assert await versions(first=1, max_bytes=3 * weight) == [1, 2, 3, 4]
+        assert await versions(first=1, max_bytes=10**9) == list(range(1, 13))
+        assert await versions(first=1, max_bytes=3 * weight, limit=2) == [1, 2]
+        assert await versions(first=12, max_bytes=0) == [12]
+
+    async def test_log_of_a_client(self, store: Store) -> None:
+        """The log can be read for one client; the server's commits are of none."""
+        authors = ["c1", "c2", None, "c1", "c2", "c1"]
+        numbers = [1, 1, None, 2, 2, 3]
+        commits = [
+            commit(version, client_id=author, seq=seq)
+            for version, (author, seq) in enumerate(zip(authors, numbers, strict=True), start=1)
+        ]
+        await store.append([creation("s1")])
+        steps = [advance(0, 3), advance(0, 2, client_id="c2")]
+        await store.append([change("s1", 0, commits=commits, after={"version": 6}, clients=steps)])
+
+        async def versions(**bounds: Any) -> list[int]:
+            return [commit.version for commit in await store.log("s1", **bounds)]
+
+        assert list(await store.log("s1", first=1)) == commits
+        assert await versions(first=1, client_id="c1") == [1, 4, 6]
+        assert await versions(first=2, last=5, client_id="c1") == [4]
+        assert await versions(first=1, client_id="c1", limit=2) == [1, 4]
+        assert await versions(first=1, client_id="c2") == [2, 5]
+        assert await versions(first=1, client_id="c2", max_bytes=0) == [2]
+        assert await versions(first=1, client_id="c9") == []
+
+    # --- Clients, decisions, refusals
+
+    async def test_client_met(self, store: Store) -> None:
+        """A client becomes known without a number, keeps to its user, and starts from 0."""
+        await store.append([creation("s1")])
+        met = Append(session_id="s1", expected=change("s1", 0).expected, clients=[advance(0, 0)])
+        assert list(await store.append([met])) == [OK]
+        assert await store.client("s1", "c1") == advance(0, 0).client
+        assert list(await store.append([met])) == [OK]
+        stranger = replace(met, clients=[advance(0, 0, user_id="bob")])
+        assert list(await store.append([stranger])) == [STALE]
+        starting = change("s1", 0, clients=[advance(0, 1, user_id="bob")])
+        assert list(await store.append([starting])) == [STALE]
+        assert await store.client("s1", "c1") == advance(0, 0).client
+        assert list(await store.append([change("s1", 0)])) == [OK]
+        assert await store.client("s1", "c1") == advance(0, 1).client
+
+    async def test_client_met_again(self, store: Store) -> None:
+        """A client that is known already is left as it is."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=2)])
+        again = change("s1", 2, count=0, clients=[advance(0, 0, device_id="d9")])
+        assert list(await store.append([again])) == [OK]
+        assert await store.client("s1", "c1") == advance(0, 2).client
+
+    async def test_client_steps(self, store: Store) -> None:
+        """One part may make a client known and take it on by several steps."""
+        await store.append([creation("s1")])
+        steps = [advance(0, 0), advance(0, 1), advance(1, 2)]
+        assert list(await store.append([change("s1", 0, count=2, clients=steps)])) == [OK]
+        assert await store.client("s1", "c1") == advance(1, 2).client
+
+    async def test_clients_of_two_sessions(self, store: Store) -> None:
+        """One id in two sessions is two clients."""
+        await store.append([creation("s1"), creation("s2")])
+        theirs = change("s2", 0, clients=[advance(0, 1, user_id="bob")])
+        assert list(await store.append([change("s1", 0), theirs])) == [OK, OK]
+        assert await store.client("s1", "c1") == advance(0, 1).client
+        assert await store.client("s2", "c1") == advance(0, 1, user_id="bob").client
+
+    async def test_decision(self, store: Store) -> None:
+        """Of each number one can learn what became of it."""
+        await store.append([creation("s1", version=10)])
+        part = change(
+            "s1",
+            10,
+            after={"version": 14},
+            commits=[
+                commit(11, seq=1),
+                commit(12, client_id=None),
+                commit(13, client_id="c2", seq=1),
+                commit(14, seq=4),
+            ],
+            refusals=[refusal(2), refusal(3), refusal(2, client_id="c2")],
+            clients=[advance(0, 4), advance(0, 2, client_id="c2")],
+        )
+        assert list(await store.append([part])) == [OK]
+        committed = Decision(seq=1, client_at=T0 - 11, refusal=None)
+        assert await store.decision("s1", "c1", 1) == committed
+        for seq in (2, 3):
+            refused = Decision(seq=seq, client_at=T0 - seq, refusal=refusal(seq).body)
+            assert await store.decision("s1", "c1", seq) == refused
+        last = Decision(seq=4, client_at=T0 - 14, refusal=None)
+        assert await store.decision("s1", "c1", 4) == last
+        theirs = Decision(seq=1, client_at=T0 - 13, refusal=None)
+        assert await store.decision("s1", "c2", 1) == theirs
+        for seq in (0, 5, -1, 2**70):
+            assert await store.decision("s1", "c1", seq) is None
+        assert await store.decision("s1", "c9", 1) is None
+        assert await store.decision("s2", "c1", 1) is None
+
+    async def test_decision_after_numbers_without_one(self, store: Store) -> None:
+        """A decision is found, too, where a client's numbers ran ahead of what is in the log."""
+        await store.append([creation("s1")])
+        steps = [advance(0, 500)]
+        await store.append([change("s1", 0, commits=[commit(1, seq=500)], clients=steps)])
+        found = Decision(seq=500, client_at=T0 - 1, refusal=None)
+        assert await store.decision("s1", "c1", 500) == found
+        assert await store.decision("s1", "c1", 499) is None
+
+    async def test_refusals(self, store: Store) -> None:
+        """A client's refusals above a number, in order, without other clients' ones."""
+        await store.append([creation("s1"), creation("s2")])
+        mine = [refusal(seq) for seq in (10, 2, 9)]
+        part = change(
+            "s1",
+            0,
+            count=0,
+            refusals=[*mine, refusal(3, client_id="c2")],
+            clients=[advance(0, 10), advance(0, 3, client_id="c2")],
+        )
+        await store.append([part])
+        assert list(await store.refusals("s1", "c1", 0)) == [refusal(2), refusal(9), refusal(10)]
+        assert list(await store.refusals("s1", "c1", 2)) == [refusal(9), refusal(10)]
+        assert list(await store.refusals("s1", "c1", 10)) == []
+        assert list(await store.refusals("s2", "c1", 0)) == []
+
+    async def test_refusal_twice(self, store: Store) -> None:
+        """A number is decided once: a second refusal of it is refused."""
+        await store.append([creation("s1")])
+        first = change("s1", 0, count=0, refusals=[refusal(1)], clients=[advance(0, 1)])
+        await store.append([first])
+        second = change("s1", 0, count=0, refusals=[refusal(1)], clients=[advance(1, 2)])
+        with pytest.raises(StoreRefused):
+            await store.append([second])
+        assert await store.client("s1", "c1") == advance(0, 1).client
+
+    # --- What is replaced by its id
+
+    async def test_conflict_replaced(self, store: Store) -> None:
+        """A conflict written again is the later one."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, conflicts=[conflict("k1", 1, status="open")])])
+        settled = replace(conflict("k1", 2, status="resolved"), body=b'{"kept":1}', path="/b")
+        await store.append([change("s1", 1, conflicts=[settled])])
+        assert list((await store.conflicts("s1", None, None, 10)).items) == [settled]
+        assert list((await store.conflicts("s1", "open", None, 10)).items) == []
+
+    async def test_device_replaced(self, store: Store) -> None:
+        """A device written again is the later one, but as old as it was."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, devices=[device("d1", name="old")])])
+        later = device(
+            "d1",
+            user_id="bob",
+            name="new",
+            info=b'{"n":2}',
+            is_primary=True,
+            created_at=T0 + 50,
+            last_activity=T0 + 60,
+        )
+        await store.append([change("s1", 1, devices=[later])])
+        assert list(await store.devices("s1")) == [replace(later, created_at=T0)]
+
+    async def test_devices_oldest_first(self, store: Store) -> None:
+        """Devices stand in the order in which they came to the session."""
+        given = [device(name, created_at=T0 + age) for name, age in [("a", 3), ("b", 1), ("c", 2)]]
+        await store.append([creation("s1"), creation("s2")])
+        await store.append([change("s1", 0, devices=given), change("s2", 0, devices=[device("x")])])
+        assert [found.device_id for found in await store.devices("s1")] == ["b", "c", "a"]
+
+    # --- Lists
+
+    async def test_sessions_pages(self, store: Store) -> None:
+        """A user's sessions come newest activity first, each once, equal times included."""
+        ages = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+        await store.append(
+            [creation(f"s.{number}", last_activity=T0 + age) for number, age in enumerate(ages)]
+        )
+        await store.append([creation("theirs", user_id="bob")])
+        for limit in (1, 2, 5, 11, 100):
+            found = await pages(store.sessions, USER, limit=limit)
+            flat = [one for page in found for one in page]
+            assert [one.last_activity - T0 for one in flat] == sorted(ages, reverse=True)
+            assert len({one.session_id for one in flat}) == len(ages)
+            assert all(len(page) == limit for page in found[:-1])
+            assert len(found[-1]) in range(1, limit + 1)
+        assert [one.session_id for one in (await store.sessions("bob", None, 9)).items] == [
+            "theirs"
+        ]
+        assert await store.sessions("nobody", None, 10) == Page(items=[], next=None)
+
+    async def test_sessions_follow_their_rows(self, store: Store) -> None:
+        """Activity moves a session up; a new owner has it in his list."""
+        await store.append([creation("s1"), creation("s2", last_activity=T0 + 1)])
+        await store.append([change("s1", 0, after={"last_activity": T0 + 2})])
+        found = (await store.sessions(USER, None, 10)).items
+        assert [one.session_id for one in found] == ["s1", "s2"]
+        await store.append([change("s2", 0, after={"user_id": "bob"})])
+        assert [one.session_id for one in (await store.sessions(USER, None, 10)).items] == ["s1"]
+        assert [one.session_id for one in (await store.sessions("bob", None, 10)).items] == ["s2"]
+
+    async def test_conflicts_pages(self, store: Store) -> None:
+        """Conflicts come newest first, all or of one status, each once."""
+        given = [
+            conflict(f"k.{number}", 1 + number // 3, status="open" if number % 2 else "auto")
+            for number in range(10)
+        ]
+        await store.append([creation("s1"), creation("s2")])
+        await store.append(
+            [
+                change("s1", 0, count=4, conflicts=given),
+                change("s2", 0, conflicts=[conflict("x", 1)]),
+            ]
+        )
+        for status, wanted in [(None, given), ("open", given[1::2]), ("auto", given[::2])]:
+            for limit in (1, 3, 100):
+                found = await pages(store.conflicts, "s1", status, limit=limit)
+                flat = [one for page in found for one in page]
+                assert [one.version for one in flat] == sorted(
+                    (one.version for one in wanted), reverse=True
+                )
+                assert {one.conflict_id for one in flat} == {one.conflict_id for one in wanted}
+                assert len(flat) == len(wanted)
+        assert await store.conflicts("s1", "resolved", None, 10) == Page(items=[], next=None)
+
+    async def test_activity_pages(self, store: Store) -> None:
+        """The activity log comes newest first; lines of one moment as they were written."""
+        await store.append([creation("s1"), creation("s2")])
+        lines = [activity(number // 2) for number in range(5)]
+        anonymous = Activity(activity_type="expired", at=T0 + 9)
+        await store.append([change("s1", 0, activity=lines[:2]), change("s2", 0, activity=lines)])
+        await store.append([change("s1", 1, activity=lines[2:])])
+        await store.append([change("s1", 2, activity=[anonymous])])
+        wanted = [*lines, anonymous][::-1]
+        for limit in (1, 2, 3, 6, 100):
+            found = await pages(store.activity, "s1", limit=limit)
+            assert [line for page in found for line in page] == wanted
+            assert all(len(page) == limit for page in found[:-1])
+            assert found[-1]
+
+    async def test_pages_while_growing(self, store: Store) -> None:
+        """What comes on top between two pages shifts nothing."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, activity=[activity(number) for number in range(4)])])
+        first = await store.activity("s1", None, 2)
+        await store.append([change("s1", 1, activity=[activity(9)])])
+        second = await store.activity("s1", first.next, 2)
+        assert [*first.items, *second.items] == [activity(number) for number in (3, 2, 1, 0)]
+
+    @pytest.mark.parametrize(
+        "mark", ["", "x", "-", "1", "1.", "1e9.s", "9" * 30 + ".s", "\u0661.s"]
+    )
+    async def test_pages_bad_mark(self, store: Store, mark: str) -> None:
+        """A mark that no page gave is a bad request, never a wrong page."""
+        with pytest.raises(BadRequest):
+            await store.sessions(USER, mark, 10)
+        with pytest.raises(BadRequest):
+            await store.conflicts("s1", None, mark, 10)
+        if mark != "1":
+            with pytest.raises(BadRequest):
+                await store.activity("s1", mark, 10)
+
+    # --- Idempotency keys
+
+    async def test_idempotency(self, store: Store) -> None:
+        """An answer is recorded in the transaction of its effect, by user, route and key."""
+        given = answer("k1", body=b'{"session_id":"s1"}')
+        part = creation("s1")
+        part.idempotency = given
+        await store.append([part])
+        assert await store.idempotent(USER, "POST /session", "k1") == given
+        assert await store.idempotent("bob", "POST /session", "k1") is None
+        assert await store.idempotent(USER, "PATCH /session", "k1") is None
+        assert await store.idempotent(USER, "POST /session", "k2") is None
+
+    async def test_idempotency_taken(self, store: Store) -> None:
+        """A key that has its answer makes a part STALE: two requests at once have one effect."""
+        first, second, third = creation("s1"), creation("s2"), creation("s3")
+        first.idempotency = answer("k1", body=b"1")
+        second.idempotency = answer("k1", body=b"2")
+        third.idempotency = answer("k2", body=b"3")
+        assert list(await store.append([first])) == [OK]
+        assert list(await store.append([second, third])) == [STALE, OK]
+        assert await store.session("s2") is None
+        assert await store.idempotent(USER, "POST /session", "k1") == first.idempotency
+        fourth, fifth = creation("s4"), creation("s5")
+        fourth.idempotency = fifth.idempotency = answer("k9")
+        assert list(await store.append([fourth, fifth])) == [OK, STALE]
+
+    async def test_idempotency_expires(self, store: Store) -> None:
+        """After a day an answer is not given any more, and its key is free."""
+        old, new = creation("s1"), creation("s2")
+        old.idempotency = answer("k1", created_at=now() - DAY_MS - 60_000, body=b"old")
+        new.idempotency = answer("k1", body=b"new")
+        await store.append([old])
+        assert await store.idempotent(USER, "POST /session", "k1") is None
+        assert list(await store.append([new])) == [OK]
+        assert await store.idempotent(USER, "POST /session", "k1") == new.idempotency
+        almost = creation("s3")
+        almost.idempotency = answer("k2", created_at=now() - DAY_MS + 60_000)
+        await store.append([almost])
+        assert await store.idempotent(USER, "POST /session", "k2") == almost.idempotency
+
+    # --- Erasing
+
+    async def test_erase(self, store: Store) -> None:
+        """Of an erased session nothing is left but its tombstone."""
+        created = creation("s1", state=b'{"secret":1}')
+        created.idempotency = answer("k1", body=b"secret")
+        await store.append([created, creation("n1")])
+        await store.append(
+            [
+                change(
+                    name,
+                    0,
+                    count=2,
+                    refusals=[refusal(3)],
+                    clients=[advance(0, 3)],
+                    conflicts=[conflict("k1", 1)],
+                    devices=[device("d1")],
+                    activity=[activity(1)],
+                )
+                for name in ("s1", "n1")
+            ]
+        )
+        neighbour = await everything(store, "n1")
+        part = erasure("s1", 2)
+        assert list(await store.append([part])) == [OK]
+        left = await store.session("s1")
+        assert isinstance(left, Tombstone)
+        assert part.erase is not None
+        assert replace(left, members=list(left.members)) == part.erase
+        assert (await everything(store, "s1"))[1:] == (
+            None,
+            [],
+            [None, None],
+            [[], []],
+            [[]],
+            [[]],
+            [],
+        )
+        assert await store.load_at("s1", 1) is None
+        assert await store.decision("s1", "c1", 1) is None
+        assert await store.idempotent(USER, "POST /session", "k1") is None
+        assert [one.session_id for one in (await store.sessions(USER, None, 10)).items] == ["n1"]
+        assert await everything(store, "n1") == neighbour
+
+    async def test_erased_stays_erased(self, store: Store) -> None:
+        """An erased id cannot be created, changed or erased again."""
+        await store.append([creation("s1")])
+        await store.append([erasure("s1", 0)])
+        left = await store.session("s1")
+        for part, outcome in [
+            (creation("s1"), EXISTS),
+            (change("s1", 0), STALE),
+            (erasure("s1", 0), STALE),
+        ]:
+            assert list(await store.append([part])) == [outcome]
+        assert await store.session("s1") == left
+
+
+class DurableStoreSuite(StoreSuite):
+    """What a store whose data outlives the object must pass, too."""
+
+    async def test_reopen(self, make_store: MakeStore) -> None:
+        """Law 1: another store on the same place sees everything, under the same identity."""
+        first = make_store()
+        identity = await first.open()
+        gone = creation("gone")
+        await first.append([creation("s1"), gone])
+        await first.append(
+            [
+                change(
+                    "s1",
+                    0,
+                    count=2,
+                    refusals=[refusal(3)],
+                    clients=[advance(0, 3)],
+                    conflicts=[conflict("k1", 1)],
+                    devices=[device("d1", is_primary=True)],
+                    activity=[activity(1)],
+                    idempotency=answer("k1"),
+                    state=SavedState(version=1, state=MIB, index=b"[]"),
+                ),
+                erasure("gone", 0),
+            ]
+        )
+        before = [await everything(first, name) for name in ("s1", "gone")]
+        kept = await first.idempotent(USER, "POST /session", "k1")
+        await first.close()
+        second = make_store()
+        try:
+            assert await second.open() == identity
+            assert [await everything(second, name) for name in ("s1", "gone")] == before
+            assert kept is not None
+            assert await second.idempotent(USER, "POST /session", "k1") == kept
+            assert list(await second.append([change("s1", 2)])) == [STALE]
+            fitting: Sequence[ClientAdvance] = [advance(3, 4)]
+            assert list(await second.append([change("s1", 2, clients=list(fitting))])) == [OK]
+        finally:
+            await second.close()
+
+    async def test_value_that_does_not_fit(self, store: Store) -> None:
+        """What a column cannot hold is refused, and the store goes on."""
+        for part in (creation("s1", created_at=2**63), creation("s1", user_id="\ud800")):
+            with pytest.raises(StoreRefused):
+                await store.append([creation("s0"), part])
+            assert await store.session("s0") is None
+        assert list(await store.append([creation("s0"), creation("s1")])) == [OK, OK]
