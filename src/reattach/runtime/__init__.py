@@ -1,0 +1,1 @@
+"""The thin asyncio around the core: it feeds rooms, carries out effects, and writes batches."""

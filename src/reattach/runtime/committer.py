@@ -1,0 +1,106 @@
+"""Group commit without timers: while one transaction is in flight, the next batch gathers.
+
+Members say that they `want` to write; when the database is free they are asked for their parts, all
+at once, and told what became of them. Nobody hears of anything before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from reattach.errors import StoreError, StoreRefused
+from reattach.runtime.clock import Clock
+from reattach.store.base import Append, Outcome, Store
+
+__all__ = ["Committer", "Member"]
+
+log = structlog.get_logger("reattach.committer")
+
+
+class Member(Protocol):
+    """Somebody with something to write."""
+
+    def cut(self) -> Append | None:
+        """Return the part to be written now, if there is one. One of the next three follows."""
+
+    def landed(self, outcome: Outcome) -> None:
+        """The transaction is durable, and this became of the part."""
+
+    def lost(self, error: BaseException) -> None:
+        """Whether the part was written is not known."""
+
+    def refused(self, error: StoreRefused) -> None:
+        """The database refuses this part, alone as it stood; nothing of it was written."""
+
+
+class Committer:
+    """The one writer of a node."""
+
+    def __init__(self, store: Store, clock: Clock, *, timeout_ms: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._timeout_ms = timeout_ms
+        self._wanting: dict[Member, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin writing."""
+        self._task = asyncio.create_task(self._run(), name="reattach committer")
+
+    async def stop(self) -> None:
+        """Write what waits, then stop."""
+        await self._idle.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def want(self, member: Member) -> None:
+        """Ask a member for its part when the next transaction begins."""
+        self._wanting[member] = None
+        self._idle.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._wanting:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+            wanting, self._wanting = self._wanting, {}
+            parts: list[tuple[Member, Append]] = []
+            for member in wanting:
+                part = member.cut()
+                if part is not None:
+                    parts.append((member, part))
+            if parts:
+                await self._write(parts)
+
+    async def _write(self, parts: Sequence[tuple[Member, Append]]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                outcomes = await self._store.append([part for _, part in parts])
+        except StoreRefused as refused:
+            if len(parts) == 1:
+                parts[0][0].refused(refused)
+                return
+            log.warning("batch refused, trying each session alone", sessions=len(parts))
+            for one in parts:
+                await self._write([one])
+        except (StoreError, TimeoutError, OSError) as error:
+            log.error(
+                "the outcome of a batch is unknown; loading its sessions again",
+                sessions=len(parts),
+                error=str(error) or type(error).__name__,
+            )
+            for member, _ in parts:
+                member.lost(error)
+        else:
+            for (member, _), outcome in zip(parts, outcomes, strict=True):
+                member.landed(outcome)

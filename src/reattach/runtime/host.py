@@ -1,0 +1,396 @@
+"""The host of one open session: feeds its room, carries out what the room wants, recovers it.
+
+Everything here runs on one event loop. What must see only durable state runs `at_rest`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from reattach.core.connection import Close, Connection
+from reattach.core.room import (
+    Effect,
+    Fault,
+    Hang,
+    LookUp,
+    Pause,
+    Request,
+    Result,
+    Room,
+    Send,
+    Settle,
+)
+from reattach.errors import (
+    ChangeRefused,
+    KeyAnswered,
+    ReattachError,
+    StoreError,
+    StoreRefused,
+    Unavailable,
+)
+from reattach.runtime.clock import Clock
+from reattach.runtime.committer import Committer
+from reattach.store.base import Append, Outcome, SessionRecord, Store
+from reattach.wire import Change, Frame, Unreadable
+
+__all__ = ["Host", "Line"]
+
+log = structlog.get_logger("reattach.host")
+
+T = TypeVar("T")
+
+_FIRST_RETRY_MS = 50
+_LAST_RETRY_MS = 1_000
+
+
+class Line(Protocol):
+    """A connection's way out, by whichever transport. None of these waits."""
+
+    def send(self, frames: Any) -> None:
+        """Send frames (a sequence of UTF-8 bytes), in order."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with a code of `reattach.core.connection.Close`."""
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading, or go on."""
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+
+
+class Host:
+    """One open session. It is a member of the committer."""
+
+    def __init__(
+        self,
+        room: Room,
+        store: Store,
+        committer: Committer,
+        clock: Clock,
+        *,
+        timeout_ms: int,
+        forget: Callable[[Host], None],
+    ) -> None:
+        self.room = room
+        self.closed = False
+        self.used_at = clock.monotonic()
+        self.pins = 0
+        """Who else keeps the session open: iterators over its changes, and joins under way."""
+        self.watchers: set[asyncio.Event] = set()
+        """Set whenever something became durable, or the session was closed."""
+        self._store = store
+        self._committer = committer
+        self._clock = clock
+        self._timeout_ms = timeout_ms
+        self._forget = forget
+        self._recovering = False
+        self._singly = 0
+        """How many changes are to be decided one at a time, to find a poisoned one."""
+        self._condemned = False
+        self._at_rest: list[Callable[[], None]] = []
+        self._waiting: dict[Request, asyncio.Future[Result]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What others ask of it
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs it in memory."""
+        room = self.room
+        return not (
+            room.connections
+            or room.observers
+            or room.has_work
+            or self.pins
+            or not room.at_rest
+            or self._recovering
+            or self._waiting
+            or self._at_rest
+        )
+
+    async def at_rest(self, read: Callable[[Room], T]) -> T:
+        """Call ``read`` as soon as the state at hand is the durable one, and return its answer.
+
+        Raises `Unavailable` when that takes too long: the database does not answer.
+        """
+        self.used_at = self._clock.monotonic()
+        if self.closed:
+            raise Unavailable("the session is being opened anew: try again", retry_after_ms=100)
+        if self.room.at_rest and not self._recovering:
+            result = read(self.room)
+            self.flush()
+            return result
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            if done.done():
+                return
+            if self.closed:
+                done.set_exception(Unavailable("the session was closed", retry_after_ms=100))
+                return
+            try:
+                done.set_result(read(self.room))
+            except Exception as error:
+                done.set_exception(error)
+                if not isinstance(error, ReattachError):
+                    raise
+
+        self._at_rest.append(run)
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await done
+        except TimeoutError:
+            raise Unavailable("the database does not answer: nothing was lost") from None
+
+    async def submit(self, request: Request) -> Result:
+        """Have a change decided; returns when its effect is durable.
+
+        Raises what refused it. Raises `Unavailable` when the database does not answer; the change
+        may then still take effect, once.
+        """
+        self.used_at = self._clock.monotonic()
+        if self.closed:
+            raise Unavailable("the session is being opened anew: try again", retry_after_ms=100)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = future
+        self.room.submit(request)
+        self.flush()
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise Unavailable("the database does not answer: try again") from None
+
+    def receive(self, connection: Connection, frame: Frame, size: int) -> None:
+        """Feed a frame; one that needs durable state waits for it."""
+        room = self.room
+        now = self._clock.now()
+        if type(frame) is Change or room.at_rest:
+            room.receive(connection, frame, size, now)
+        else:
+            self._at_rest.append(lambda: room.receive(connection, frame, size, self._clock.now()))
+        self.flush()
+
+    def unreadable(self, connection: Connection, error: Unreadable) -> None:
+        """Feed a frame that could not be understood."""
+        if error.head is not None:
+            refused = ChangeRefused(error.message, code="bad_op")
+            self.room.refuse(connection, error.head, refused)
+        else:
+            self.room.complain(connection, error.code, error.message)
+        self.flush()
+
+    def leave(self, connection: Connection, why: str) -> None:
+        """A connection's line is gone."""
+        self.used_at = self._clock.monotonic()
+        self.room.leave(connection, why, self._clock.now())
+        self.flush()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        self.room.tick(self._clock.now())
+        self.flush()
+
+    def hold(self) -> None:
+        """At rest: write nothing and show nothing until `close`, which is to follow."""
+        self._recovering = True
+
+    def close(self, code: int, reason: str) -> None:
+        """Forget the session in memory and send its connections away; they come back."""
+        if self.closed:
+            return
+        self.closed = True
+        self._forget(self)
+        room = self.room
+        for connection in room.fail(Unavailable("the session is being opened anew: try again")):
+            room.hang(connection, code, reason)
+        self.flush()
+        self._run_at_rest()
+        self._wake_watchers()
+
+    # What the committer tells it
+
+    def cut(self) -> Append | None:
+        """Return the part of the next batch."""
+        if self.closed or self._recovering or not self.room.at_rest:
+            return None
+        most = 1 if self._singly else None
+        part = self.room.cut(self._clock.now(), most=most)
+        if part is None:
+            self._rest()
+        return part
+
+    def landed(self, outcome: Outcome) -> None:
+        """The part is durable, or the session stood elsewhere."""
+        if outcome is Outcome.OK:
+            self._singly = max(0, self._singly - 1)
+            self._condemned = False
+            self.room.land(self._clock.now())
+            self._rest()
+        else:
+            log.info("session moved elsewhere, loading it again", session=self.room.session_id)
+            self._recover()
+
+    def lost(self, error: BaseException) -> None:
+        """Nobody was told: find out what the log holds, and decide again."""
+        for connection in self.room.connections.values():
+            if connection.waiting:
+                self.room.complain(
+                    connection,
+                    "unavailable",
+                    "the database does not answer: what was sent waits here and is not lost",
+                    retry_after_ms=_LAST_RETRY_MS,
+                )
+        self._recover()
+        del error
+
+    def refused(self, error: StoreRefused) -> None:
+        """Find the change that the database will not have, and refuse that one."""
+        room = self.room
+        taken = len(room.flight.taken) if room.flight is not None else 0
+        room.abort()
+        log.warning(
+            "the database refused a batch",
+            session=room.session_id,
+            changes=taken,
+            error=error.message,
+        )
+        if taken > 1:
+            self._singly = taken
+        elif taken == 1 and not self._condemned:
+            self._condemned = True
+            self._singly = max(1, self._singly)
+            room.condemn()
+        elif taken == 1:
+            # Not even its refusal can be stored. The client keeps the change.
+            self.close(Close.RESTART, "the database refuses to store this session")
+            return
+        else:
+            room.forget_housekeeping()
+        self._rest()
+
+    def flush(self) -> None:
+        """Carry out what the room wants, and ask to write what it has."""
+        room = self.room
+        while room.effects:
+            effects, room.effects = room.effects, []
+            self._carry_out(effects)
+        if room.has_work and room.at_rest and not self._recovering and not self.closed:
+            self._committer.want(self)
+
+    # Inside
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Send:
+                effect.connection.line.send(effect.frames)
+            elif type(effect) is Settle:
+                future = self._waiting.pop(effect.request, None)
+                if future is not None and not future.done():
+                    if isinstance(effect.result, Result):
+                        future.set_result(effect.result)
+                    else:
+                        future.set_exception(effect.result)
+                        future.exception()  # the caller may have given up waiting
+            elif type(effect) is Hang:
+                effect.connection.line.close(effect.code, effect.reason)
+                self.room.leave(effect.connection, effect.reason, self._clock.now())
+            elif type(effect) is Pause:
+                effect.connection.line.pause(effect.paused)
+            elif type(effect) is LookUp:
+                self._spawn(self._look_up(effect))
+            elif type(effect) is Fault:
+                log.error(
+                    "a change failed inside the server and was refused",
+                    session=self.room.session_id,
+                    exc_info=effect.error,
+                )
+
+    def _rest(self) -> None:
+        """The state at hand is durable: let those look who waited, then go on."""
+        self._run_at_rest()
+        self._wake_watchers()
+        self.flush()
+
+    def _run_at_rest(self) -> None:
+        waiting, self._at_rest = self._at_rest, []
+        for run in waiting:
+            run()
+
+    def _wake_watchers(self) -> None:
+        for watcher in self.watchers:
+            watcher.set()
+
+    async def _look_up(self, lookup: LookUp) -> None:
+        try:
+            decision = await self._store.decision(
+                self.room.session_id, lookup.client_id, lookup.seq
+            )
+        except StoreError:
+            return  # the client sends again, and asks again
+        self.room.looked_up(lookup, decision)
+        self.flush()
+
+    def _recover(self) -> None:
+        self.room.abort()
+        self._recovering = True
+        self.flush()
+        self._spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        delay = _FIRST_RETRY_MS
+        while True:
+            try:
+                found = await self._read_ahead()
+            except (StoreError, OSError):
+                await self._clock.sleep(delay)
+                delay = min(2 * delay, _LAST_RETRY_MS)
+            else:
+                break
+        if self.closed:
+            return
+        if found is None:
+            self.close(Close.RESTART, "the session changed elsewhere: come back")
+            return
+        self._recovering = False
+        record, commits, clients, answered = found
+        room = self.room
+        for client in clients:
+            if client is not None:
+                room.session.know(client, known=True)
+        room.catch_up(commits, record)
+        for request in answered:
+            room.withdraw(request, KeyAnswered("the request was answered before: ask again"))
+        self._rest()
+
+    async def _read_ahead(self) -> Any:
+        room, store = self.room, self._store
+        record = await store.session(room.session_id)
+        if not isinstance(record, SessionRecord) or record.epoch != room.recorded.epoch:
+            return None
+        commits = await store.log(
+            room.session_id, first=room.session.version + 1, last=record.version
+        )
+        if record.version != room.session.version + len(commits):
+            return None
+        clients = [
+            await store.client(room.session_id, client_id)
+            for client_id in sorted(room.waiting_clients())
+        ]
+        # One of these would find the session moved for ever: its row can be written only once.
+        answered = [
+            request
+            for request in room.keys()
+            if request.key is not None and await store.idempotent(*request.key) is not None
+        ]
+        return record, commits, clients, answered
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

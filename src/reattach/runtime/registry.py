@@ -1,0 +1,564 @@
+"""The sessions that are open on this node, and the way in for connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from reattach.core.connection import Close, Connection, Phase, Role
+from reattach.core.limits import Limits
+from reattach.core.room import Room
+from reattach.core.session import empty_index
+from reattach.core.values import check
+from reattach.errors import (
+    AlreadyExists,
+    Forbidden,
+    NotAuthenticated,
+    ReattachError,
+    SessionErased,
+    SessionNotFound,
+    StoreError,
+    StoreRefused,
+    TooLarge,
+    Unavailable,
+)
+from reattach.runtime.clock import Clock
+from reattach.runtime.committer import Committer
+from reattach.runtime.host import Host, Line
+from reattach.store.base import (
+    Activity,
+    Append,
+    DeviceRecord,
+    Expected,
+    IdempotencyRecord,
+    Outcome,
+    SavedState,
+    SessionRecord,
+    Store,
+    Tombstone,
+)
+from reattach.wire import Error, Hello, Unreadable, decode, encode
+
+__all__ = ["Identify", "Registry", "User"]
+
+log = structlog.get_logger("reattach.registry")
+
+_TICK_MS = 1_000
+_ATTEMPTS = 10
+"""How often the log is read on, while others write faster, before a state is sent instead."""
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who somebody is: ``id`` is any string up to 255 bytes."""
+
+    id: str
+
+
+Identify = Callable[[str | None], Awaitable[User]]
+"""Says who is on a line, given the token of its hello; raises `NotAuthenticated`."""
+
+
+class _Single:
+    """A part of a batch that stands alone: a session's creation or its erasure."""
+
+    def __init__(self, part: Append) -> None:
+        self.part = part
+        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def cut(self) -> Append:
+        return self.part
+
+    def landed(self, outcome: Outcome) -> None:
+        if not self.done.done():
+            self.done.set_result(outcome)
+
+    def lost(self, error: BaseException) -> None:
+        self._fail(Unavailable(f"the database does not answer ({error}): try again"))
+
+    def refused(self, error: StoreRefused) -> None:
+        self._fail(error)
+
+    def _fail(self, error: ReattachError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Registry:
+    """Opens sessions when they are needed, and forgets them when nobody uses them."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        clock: Clock,
+        *,
+        store_timeout_ms: int,
+        idle_session_ms: int,
+    ) -> None:
+        self.store = store
+        self.limits = limits
+        self.clock = clock
+        self.identity = ""
+        """The database's."""
+        self.server_client = f"server:{clock.new_id()}"
+        """The client id of what this process writes on its own, or for HTTP."""
+        self.stopping = False
+        self.connections: dict[Connection, Host | None] = {}
+        self.hosts: dict[str, Host] = {}
+        self._committer = Committer(store, clock, timeout_ms=store_timeout_ms)
+        self._timeout_ms = store_timeout_ms
+        self._idle_ms = idle_session_ms
+        self._opening: dict[str, asyncio.Task[Host]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the database and begin."""
+        self.identity = await self.store.open()
+        self._committer.start()
+        self._spawn(self._tick())
+
+    async def stop(self, *, timeout_ms: int) -> None:
+        """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""
+        self.stopping = True
+        for host in list(self.hosts.values()):
+            room = host.room
+            for connection in (*room.connections.values(), *room.observers):
+                room.hang(connection, Close.RESTART, "the server restarts: come back")
+            host.flush()
+        for connection, joined in list(self.connections.items()):
+            if joined is None:
+                connection.line.close(Close.RESTART, "the server restarts: come back")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._committer.stop()
+        for host in list(self.hosts.values()):
+            host.close(Close.RESTART, "the server restarts: come back")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.close()
+
+    # Sessions
+
+    async def open(self, session_id: str) -> Host:
+        """Return the host of a session, opened if need be.
+
+        Raises `SessionNotFound`, or `Unavailable`; never opens what it could not load.
+        """
+        host = self.hosts.get(session_id)
+        if host is not None:
+            host.used_at = self.clock.monotonic()
+            return host
+        if self.stopping:
+            raise Unavailable("the server restarts: come back")
+        task = self._opening.get(session_id)
+        if task is None:
+            task = self._opening[session_id] = asyncio.create_task(self._open(session_id))
+            task.add_done_callback(lambda _: self._opening.pop(session_id, None))
+        return await asyncio.shield(task)
+
+    async def _open(self, session_id: str) -> Host:
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                loaded = await self.store.load(session_id)
+        except (TimeoutError, StoreError) as error:
+            log.error("a session could not be loaded", session=session_id, error=str(error))
+            raise Unavailable("the session cannot be loaded now: nothing was lost") from error
+        if loaded is None:
+            raise SessionNotFound("there is no such session")
+        host = self.hosts[session_id] = Host(
+            Room(loaded, self.limits),
+            self.store,
+            self._committer,
+            self.clock,
+            timeout_ms=self._timeout_ms,
+            forget=self._forget,
+        )
+        return host
+
+    def _forget(self, host: Host) -> None:
+        if self.hosts.get(host.room.session_id) is host:
+            del self.hosts[host.room.session_id]
+
+    async def admit(self, session_id: str, user: User) -> tuple[Host, str]:
+        """Return a session and the user's role in it.
+
+        To a stranger it does not exist (`SessionNotFound`); to a member of an erased one it is
+        gone (`SessionErased`).
+        """
+        try:
+            host = await self.open(session_id)
+        except SessionNotFound:
+            await self._tell_erased(session_id, user)
+            raise
+        if host.room.recorded.user_id != user.id:
+            raise SessionNotFound("there is no such session")
+        return host, Role.OWNER
+
+    async def _tell_erased(self, session_id: str, user: User) -> None:
+        found = await self.store.session(session_id)
+        if isinstance(found, Tombstone) and _member_hash(found.salt, user.id) in found.members:
+            raise SessionErased("the session was erased")
+
+    async def create(
+        self,
+        user: User,
+        *,
+        session_id: str | None = None,
+        state: dict[str, Any] | None = None,
+        schema: str | None = None,
+        device: DeviceRecord | None = None,
+        idempotency: Callable[[SessionRecord], IdempotencyRecord] | None = None,
+    ) -> SessionRecord:
+        """Create a session, durably; raises `AlreadyExists`, or what is wrong with the state."""
+        state = {} if state is None else state
+        check(state, depth=self.limits.max_nesting, path="")
+        encoded = encode(state)
+        if len(encoded) > self.limits.max_state_bytes:
+            raise TooLarge(
+                f"expected a state of at most {self.limits.max_state_bytes} bytes,"
+                f" got {len(encoded)}"
+            )
+        now = self.clock.now()
+        record = SessionRecord(
+            session_id=session_id or self.clock.new_id(),
+            user_id=user.id,
+            epoch=self.clock.new_id(),
+            epoch_version=0,
+            version=0,
+            schema_name=schema,
+            created_at=now,
+            last_activity=now,
+        )
+        part = Append(
+            session_id=record.session_id,
+            expected=None,
+            session=record,
+            state=SavedState(version=0, state=encoded, index=empty_index()),
+            devices=[] if device is None else [device],
+            activity=[Activity(activity_type="created", at=now, user_id=user.id)],
+            idempotency=None if idempotency is None else idempotency(record),
+        )
+        if await self._write(part) is not Outcome.OK:
+            raise AlreadyExists(f"the session id {record.session_id!r} is taken: choose another")
+        return record
+
+    async def erase(self, session_id: str) -> None:
+        """Erase a session with its history; what stays lets its members be told."""
+        outcome = None
+        while outcome is not Outcome.OK:
+            host = await self.open(session_id)
+            part = await host.at_rest(partial(self._erasure, host))
+            try:
+                outcome = await self._write(part)
+            finally:
+                # Nobody is told before it is durable. Where it is not, or nobody knows, or
+                # somebody else wrote meanwhile, the session is to be loaded again.
+                if outcome is Outcome.OK:
+                    host.close(Close.ENDED, "the session was erased")
+                else:
+                    host.close(Close.RESTART, "the session is being opened anew: come back")
+
+    def _erasure(self, host: Host, room: Room) -> Append:
+        host.hold()
+        record = room.recorded
+        salt = self.clock.new_id().encode()
+        members = [_member_hash(salt, record.user_id)]
+        tombstone = Tombstone(erased_at=self.clock.now(), salt=salt, members=members)
+        expected = Expected(
+            version=record.version, epoch=record.epoch, access_version=record.access_version
+        )
+        return Append(session_id=record.session_id, expected=expected, erase=tombstone)
+
+    async def _write(self, part: Append) -> Outcome:
+        if self.stopping:
+            raise Unavailable("the server restarts: come back")
+        single = _Single(part)
+        self._committer.want(single)
+        return await single.done
+
+    # Connections
+
+    def connect(self, line: Line) -> Connection:
+        """Take in a new line; its first frame has to be a hello."""
+        connection = Connection(line, self.clock.now())
+        self.connections[connection] = None
+        if self.stopping:
+            line.close(Close.RESTART, "the server restarts: come back")
+        return connection
+
+    def disconnected(self, connection: Connection, why: str) -> None:
+        """A line is gone."""
+        host = self.connections.pop(connection, None)
+        if host is not None:
+            host.leave(connection, why)
+        else:
+            connection.phase = Phase.CLOSED
+
+    def heard(self, connection: Connection) -> None:
+        """A sign of life came that is no frame: a pong."""
+        connection.heard_at = self.clock.now()
+
+    def feed(
+        self, connection: Connection, session_id: str, identify: Identify, data: bytes
+    ) -> None:
+        """Take a frame, as it came, for the session that the line was opened for."""
+        size = len(data)
+        phase = connection.phase
+        if phase is Phase.CLOSED:
+            return
+        connection.heard_at = self.clock.now()
+        if size > self.limits.max_frame_bytes:
+            most = self.limits.max_frame_bytes
+            self._hang_up(connection, Close.TOO_LARGE, f"expected frames of at most {most} bytes")
+            return
+        host = self.connections.get(connection)
+        try:
+            frame = decode(data)
+        except Unreadable as error:
+            if error.code == "unknown_type" and phase is not Phase.GREETING:
+                connection.line.send((encode(Error(error.code, error.message)),))
+            elif error.head is not None and host is not None:
+                host.unreadable(connection, error)
+            else:
+                self._hang_up(connection, Close.BAD_FRAME, error.message)
+            return
+        if phase is Phase.GREETING:
+            if type(frame) is not Hello:
+                self._hang_up(connection, Close.BAD_FRAME, "expected hello as the first frame")
+                return
+            connection.phase = Phase.JOINING
+            connection.line.pause(True)
+            self._spawn(self._join(connection, session_id, identify, frame))
+        elif host is not None:
+            host.receive(connection, frame, size)
+        else:
+            # Between its hello and its session: few, since the line is not read from now.
+            connection.held.append((frame, size))
+
+    def _hang_up(self, connection: Connection, code: int, reason: str) -> None:
+        connection.line.close(code, reason)
+        self.disconnected(connection, reason)
+
+    async def _join(
+        self, connection: Connection, session_id: str, identify: Identify, hello: Hello
+    ) -> None:
+        try:
+            await self.join(connection, session_id, await identify(hello.token), hello)
+        except NotAuthenticated as error:
+            self._hang_up(connection, Close.NOT_AUTHENTICATED, error.message)
+        except Forbidden as error:
+            self._hang_up(connection, Close.FORBIDDEN, error.message)
+        except SessionNotFound as error:
+            self._hang_up(connection, Close.NO_SESSION, error.message)
+        except SessionErased as error:
+            self._hang_up(connection, Close.ENDED, error.message)
+        except (Unavailable, StoreError) as error:
+            retry = error.retry_after_ms if isinstance(error, Unavailable) else _TICK_MS
+            frame = Error("unavailable", error.message, retry_after_ms=retry)
+            connection.line.send((encode(frame),))
+            self._hang_up(connection, Close.RESTART, error.message)
+        except ReattachError as error:
+            connection.line.send((encode(Error(error.code, error.message)),))
+            self._hang_up(connection, Close.BAD_FRAME, error.message)
+        except Exception:
+            log.exception("a connection could not be let in", session=session_id)
+            self._hang_up(connection, Close.RESTART, "the server failed: come back")
+        finally:
+            if connection.phase is not Phase.CLOSED:
+                connection.line.pause(connection.paused)
+
+    async def join(
+        self,
+        connection: Connection,
+        session_id: str,
+        user: User,
+        hello: Hello,
+        *,
+        backlog: int | None = None,
+    ) -> None:
+        """Let a connection into a session.
+
+        With ``backlog`` it gets exactly the commits after ``hello.version`` instead of a welcome,
+        where that is of the present epoch and they weigh at most so many bytes.
+        """
+        created = False
+        if hello.create is not None and hello.epoch is None:
+            with contextlib.suppress(AlreadyExists):
+                await self.create(
+                    user,
+                    session_id=session_id,
+                    state=hello.create.state,
+                    schema=hello.create.schema,
+                )
+                created = True
+        host, connection.role = await self.admit(session_id, user)
+        connection.user_id = user.id
+        host.pins += 1
+        try:
+            await self._make_ready(host, connection, hello)
+            record = await self.store.client(session_id, hello.client_id)
+            refusals = await self.store.refusals(session_id, hello.client_id, hello.seq)
+
+            def enter(room: Room, frames: Sequence[bytes] | None) -> None:
+                if connection.phase is Phase.CLOSED:
+                    return  # it is gone meanwhile
+                self.connections[connection] = host
+                room.join(
+                    connection,
+                    hello,
+                    record=record,
+                    refusals=refusals,
+                    created=created,
+                    now=self.clock.now(),
+                    frames=frames,
+                )
+
+            version = None if backlog is None else hello.version
+            await self._enter_after(host, hello.epoch, version, backlog or 0, enter)
+        finally:
+            host.pins -= 1
+
+    async def observe(
+        self,
+        connection: Connection,
+        session_id: str,
+        user: User,
+        *,
+        epoch: str | None,
+        version: int | None,
+        backlog: int,
+    ) -> None:
+        """Let a line in that only reads: with exactly the commits after ``version``, where that
+        is of the present epoch and they weigh at most ``backlog`` bytes, else with the state.
+        """
+        host, connection.role = await self.admit(session_id, user)
+        connection.user_id = user.id
+        host.pins += 1
+
+        def enter(room: Room, frames: Sequence[bytes] | None) -> None:
+            if connection.phase is not Phase.CLOSED:
+                self.connections[connection] = host
+                room.observe(connection, frames, self.clock.now())
+
+        try:
+            await self._enter_after(host, epoch, version, backlog, enter)
+        finally:
+            host.pins -= 1
+
+    async def _enter_after(
+        self,
+        host: Host,
+        epoch: str | None,
+        version: int | None,
+        most: int,
+        enter: Callable[[Room, Sequence[bytes] | None], None],
+    ) -> None:
+        """Call ``enter`` at rest with every commit after a version, or with None where that is of
+        another epoch or never was, is no longer in the log, or they weigh more than ``most``.
+        """
+        frames: list[bytes] = []
+        for _ in range(_ATTEMPTS):
+            if version is None:
+                break
+            found = await self.store.log(
+                host.room.session_id, first=version + len(frames) + 1, max_bytes=most
+            )
+            if found and found[0].version != version + len(frames) + 1:
+                break
+            frames += [commit.body for commit in found]
+            if sum(map(len, frames)) > most:
+                break
+            if await host.at_rest(partial(_entered, enter, epoch, version, frames)):
+                host.flush()
+                return
+        await host.at_rest(lambda room: enter(room, None))
+        host.flush()
+
+    async def _make_ready(self, host: Host, connection: Connection, hello: Hello) -> None:
+        """See to it that the session's log reaches as far as its client's, or has a new epoch."""
+
+        def inspect(room: Room) -> tuple[bool, int | None]:
+            session = room.session
+            if hello.epoch != room.recorded.epoch or hello.version is None:
+                return False, None
+            if hello.version > session.version:
+                if connection.role == Role.VIEWER:
+                    return False, None
+                log.warning(
+                    "a client has seen versions that the database has not: a new epoch begins",
+                    session=room.session_id,
+                    client_version=hello.version,
+                    version=session.version,
+                )
+                room.begin_epoch(self.clock.new_id())
+                return True, None
+            return False, hello.version if session.lacks(hello.version) else None
+
+        begun, lacking = await host.at_rest(inspect)
+        if begun:
+            host.flush()
+            await host.at_rest(lambda room: None)
+        if lacking is not None:
+            commits = await self.store.log(
+                host.room.session_id,
+                first=lacking + 1,
+                max_bytes=host.room.session.document.weight,
+            )
+            await host.at_rest(lambda room: room.session.backfill(commits))
+
+    # Upkeep
+
+    async def _tick(self) -> None:
+        while True:
+            await self.clock.sleep(_TICK_MS)
+            now = self.clock.now()
+            for connection in list(self.connections):
+                self._check(connection, now)
+            for host in list(self.hosts.values()):
+                host.tick()
+                if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
+                    self._forget(host)
+
+    def _check(self, connection: Connection, now: int) -> None:
+        wants = connection.silence(now, self.limits)
+        if wants == "ping":
+            connection.line.ping()
+        elif wants == "close":
+            self._hang_up(connection, Close.NO_HEARTBEAT, "expected a sign of life")
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _entered(
+    enter: Callable[[Room, Sequence[bytes] | None], None],
+    epoch: str | None,
+    version: int,
+    frames: Sequence[bytes],
+    room: Room,
+) -> bool:
+    """Add what was committed since the log was read, and enter; False where it is not at hand."""
+    session = room.session
+    known = version + len(frames)
+    missing = session.version - known
+    if epoch != room.recorded.epoch or missing < 0:
+        enter(room, None)
+    elif missing > len(session.tail):
+        return False
+    else:
+        enter(room, [*frames, *(body for number, body in session.tail if number > known)])
+    return True
+
+
+def _member_hash(salt: bytes, user_id: str) -> bytes:
+    return hashlib.sha256(salt + user_id.encode()).digest()
