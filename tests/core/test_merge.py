@@ -8,6 +8,7 @@ from tests.core.rig import Rig, check, inc, insert, move, put, splice, unset
 
 
 def test_without_concurrency_an_operation_just_applies() -> None:
+    """Rule O1."""
     rig = Rig()
     rig.change("a", put("/x", 1), base=0)
     assert rig.conflicts("b", put("/x", 2), base=1) == []
@@ -15,6 +16,7 @@ def test_without_concurrency_an_operation_just_applies() -> None:
 
 
 def test_latest_the_one_whose_user_acted_last_stands() -> None:
+    """Rule M1."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=50)
     assert rig.conflicts("b", put("/x", 2), base=0, at=60) == [("/x", 2, 1)]
@@ -22,6 +24,7 @@ def test_latest_the_one_whose_user_acted_last_stands() -> None:
 
 
 def test_latest_an_earlier_act_that_arrives_later_is_kept_as_a_conflict() -> None:
+    """Rules M1, C2."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=50)
     frame = rig.change("b", put("/x", 2), base=0, at=40)
@@ -42,12 +45,14 @@ def test_latest_an_earlier_act_that_arrives_later_is_kept_as_a_conflict() -> Non
 
 
 def test_latest_at_the_same_moment_the_one_that_arrives_last_stands() -> None:
+    """Rule M1."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=50)
     assert rig.conflicts("b", put("/x", 2), base=0, at=50) == [("/x", 2, 1)]
 
 
 def test_the_authors_own_standing_write_is_no_opponent() -> None:
+    """Rule M2."""
     rig = Rig({"x": 0})
     rig.change("b", put("/x", 1), base=0, at=10)
     rig.change("a", put("/x", 2), base=0, at=90)
@@ -56,12 +61,14 @@ def test_the_authors_own_standing_write_is_no_opponent() -> None:
 
 
 def test_equal_values_make_no_conflict() -> None:
+    """Rule M10."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", {"v": 1}), base=0)
     assert rig.conflicts("b", put("/x", {"v": 1.0}), base=0) == []
 
 
 def test_equality_goes_by_type() -> None:
+    """Rule V4."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", True), base=0)
     assert rig.conflicts("b", put("/x", 1), base=0) == [("/x", 1, True)]
@@ -87,6 +94,7 @@ def test_different_fields_merge() -> None:
 
 
 def test_unset_competes_as_absent() -> None:
+    """Rule M5."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=50)
     assert rig.conflicts("b", unset("/x"), base=0, at=60) == [("/x", None, 1)]
@@ -107,6 +115,7 @@ def test_set_over_a_concurrent_unset() -> None:
 
 
 def test_unset_of_something_gone_does_nothing() -> None:
+    """Rules O2, C3."""
     rig = Rig({"l": [{"id": "r"}]})
     for path in ("/x", "/x/y", "/l/#nope", "/l/#nope/deep"):
         frame = rig.change("a", unset(path), base=rig.version)
@@ -114,6 +123,7 @@ def test_unset_of_something_gone_does_nothing() -> None:
 
 
 def test_incs_commute() -> None:
+    """Rule M4."""
     rig = Rig({"n": 1})
     rig.change("a", inc("/n", 2), base=0, at=90)
     assert rig.conflicts("b", inc("/n", 3), base=0, at=10) == []
@@ -121,12 +131,14 @@ def test_incs_commute() -> None:
 
 
 def test_a_missing_number_counts_as_zero() -> None:
+    """Rule O5."""
     rig = Rig()
     rig.change("a", inc("/n", 2.5), base=0)
     assert rig.state == {"n": 2.5}
 
 
 def test_inc_adds_to_what_stands() -> None:
+    """Rule M4."""
     rig = Rig({"n": 1})
     rig.change("a", put("/n", 10), base=0, at=90)
     assert rig.conflicts("b", inc("/n", 3), base=0, at=10) == []
@@ -134,6 +146,7 @@ def test_inc_adds_to_what_stands() -> None:
 
 
 def test_a_set_over_concurrent_incs_competes_with_their_sum() -> None:
+    """Rule M4."""
     rig = Rig({"n": 1})
     rig.change("a", inc("/n", 2), base=0, at=50)
     rig.change("b", inc("/n", 3), base=0, at=51)
@@ -157,6 +170,7 @@ def test_a_set_takes_the_time_of_the_write_that_an_inc_added_to() -> None:
 
 
 def test_inserts_commute() -> None:
+    """Rules M4, P4."""
     rig = Rig({"l": []})
     rig.change("a", insert("/l", {"id": "1"}), base=0)
     assert rig.conflicts("b", insert("/l", {"id": "2"}), base=0) == []
@@ -166,6 +180,7 @@ def test_inserts_commute() -> None:
 
 
 def test_insert_where_to() -> None:
+    """Rule O3."""
     rig = Rig({"l": [{"id": "1"}, {"id": "2"}]})
     rig.change("a", insert("/l", {"id": "f"}, after=None), base=0)
     rig.change("a", insert("/l", {"id": "m"}, after="1"), base=0)
@@ -175,6 +190,7 @@ def test_insert_where_to() -> None:
 
 
 def test_insert_of_an_id_that_is_there_is_a_set_of_that_element() -> None:
+    """Rule O3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})
     rig.change("a", put("/l/#1/v", 5), base=0, at=50)
     frame = rig.change("b", insert("/l", {"id": "1", "v": 9}), base=0, at=60)
@@ -184,6 +200,7 @@ def test_insert_of_an_id_that_is_there_is_a_set_of_that_element() -> None:
 
 
 def test_the_last_move_stands_without_a_record() -> None:
+    """Rules M9, O4."""
     rig = Rig({"l": [{"id": "1"}, {"id": "2"}, {"id": "3"}]})
     frame = rig.change("a", move("/l/#3", after=None), base=0)
     assert frame["patch"] == [{"op": "move", "from": "/l/2", "path": "/l/0"}]
@@ -196,6 +213,7 @@ def test_the_last_move_stands_without_a_record() -> None:
 
 
 def test_an_ancestors_set_puts_back_later_deeper_writes() -> None:
+    """Rule M6."""
     rig = Rig({"o": {"x": 0, "y": 0}})
     rig.change("a", put("/o/x", 5), base=0, at=90)
     frame = rig.change("b", put("/o", {"x": 1, "y": 2}), base=0, at=50)
@@ -209,6 +227,7 @@ def test_an_ancestors_set_puts_back_later_deeper_writes() -> None:
 
 
 def test_an_ancestors_set_makes_conflicts_of_earlier_deeper_writes() -> None:
+    """Rule M6."""
     rig = Rig({"o": {"x": 0, "y": 0}})
     rig.change("a", put("/o/x", 5), base=0, at=10)
     assert rig.conflicts("b", put("/o", {"y": 2}), base=0, at=50) == [("/o/x", None, 5)]
@@ -239,6 +258,7 @@ def test_a_put_back_write_survives_the_ancestors_author() -> None:
 
 
 def test_elements_are_put_back_into_a_list() -> None:
+    """Rules P2, P3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})
     rig.change("a", insert("/l", {"id": "2", "v": 2}), put("/l/#1/v", 5), base=0, at=90)
     assert rig.conflicts("b", put("/l", [{"id": "1", "v": 1}]), base=0, at=50) == [
@@ -262,6 +282,7 @@ def test_ones_own_element_without_an_id_does_not_hide_anothers() -> None:
 
 
 def test_unset_of_an_ancestor_makes_conflicts_of_all() -> None:
+    """Rule M7."""
     rig = Rig({"o": {"x": 0, "y": 0}})
     rig.change("a", put("/o/x", 5), base=0, at=90)
     assert rig.conflicts("b", unset("/o"), base=0, at=50) == [("/o/x", None, 5)]
@@ -269,6 +290,7 @@ def test_unset_of_an_ancestor_makes_conflicts_of_all() -> None:
 
 
 def test_a_write_below_what_was_concurrently_removed_is_not_applied() -> None:
+    """Rules M8, O10."""
     for gone in (unset("/o"), put("/o", 3), put("/o", [1]), put("/o", {"q": 1})):
         rig = Rig({"o": {"p": {"x": 0}}})
         rig.change("a", gone, base=0, at=10)
@@ -308,6 +330,7 @@ def test_a_removed_element_written_by_another() -> None:
 
 
 def test_one_unresolved_record_for_a_path_and_a_pair() -> None:
+    """Rule M11."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=90)
     first = rig.change("b", put("/x", 2), base=0, at=50)["conflicts"][0]
@@ -331,6 +354,7 @@ def test_the_servers_writes_never_share_a_record() -> None:
 
 
 def test_a_change_with_a_test_does_not_lose() -> None:
+    """Rule O7."""
     rig = Rig({"x": 0, "y": 0})
     rig.change("a", put("/x", 1), base=0, at=90)
     assert rig.refused("b", check("/y", 0), put("/x", 2), base=0, at=50) == "conflict"
@@ -341,17 +365,20 @@ def test_a_change_with_a_test_does_not_lose() -> None:
 
 
 def test_a_change_of_an_earlier_epoch_merges_from_where_this_one_began() -> None:
+    """Rule E2."""
     rig = Rig({"x": 0})
     rig.change("a", put("/x", 1), base=0, at=10)
     assert rig.conflicts("b", put("/x", 2), base=1, epoch="older", at=20) == [("/x", 2, 1)]
 
 
 def test_a_base_that_does_not_exist_is_refused() -> None:
+    """Rule C1."""
     rig = Rig()
     assert rig.refused("a", put("/x", 1), base=1) == "bad_base"
 
 
 def test_splices_without_concurrency_apply_in_code_points() -> None:
+    """Rules O6, W4."""
     rig = Rig({"t": "a\U0001f600c"})
     frame = rig.change("a", splice("/t", 2, 1, "\U0001f601d"), base=0)
     assert rig.state == {"t": "a\U0001f600\U0001f601d"}
@@ -415,6 +442,7 @@ def test_a_concurrent_splice_is_refused_for_now() -> None:
     ],
 )
 def test_an_invalid_operation_refuses_the_whole_change(op: dict[str, object], code: str) -> None:
+    """Rules O9, P1, V2, V3."""
     state = {"n": 1, "s": "text", "b": True, "l": [{"id": "1", "v": 0}]}
     rig = Rig(state)
     before = rig.session.index.dump()
@@ -426,6 +454,7 @@ def test_an_invalid_operation_refuses_the_whole_change(op: dict[str, object], co
 
 
 def test_nesting_is_bounded_from_the_root() -> None:
+    """Rule V5."""
     deep: object = 1
     for _ in range(63):
         deep = [deep]
@@ -459,6 +488,7 @@ def test_keys_that_look_like_tokens_of_lists() -> None:
 
 
 def test_forgotten_writes_count_as_concurrent() -> None:
+    """Rule M13."""
     rig = Rig({"x": 0, "y": 0})
     rig.change("a", put("/x", 1), base=0, at=50)
     rig.change("a", put("/y", 1), base=1, at=60)

@@ -213,7 +213,7 @@ def leaves(value: Any) -> set[Any]:
 
 @pytest.mark.parametrize("chunk", range(10))
 def test_the_promise(chunk: int) -> None:
-    """An acknowledged write is in the state, in a conflict, or replaced by who had seen it."""
+    """Rule M14: a write is in the state, in a conflict, or replaced by who had seen it."""
     for seed in range(chunk * 60, chunk * 60 + 60):
         story, rig = Story(seed), Rig(STATE)
         written: list[tuple[int, int, str, str, Any]] = []
