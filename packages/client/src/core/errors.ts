@@ -1,0 +1,27 @@
+/**
+ * Why a change was not taken, here or by the server.
+ *
+ * - `ReattachError`: what every error of this package is. Its `code` is the protocol's.
+ *   - `OpError`: an operation that makes no sense against the state it was given; `path` says where.
+ */
+
+export class ReattachError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.name = "ReattachError";
+    this.code = code;
+  }
+}
+
+export class OpError extends ReattachError {
+  /** The JSON Pointer of the operation that could not be carried out, where there is one. */
+  readonly path: string | undefined;
+
+  constructor(code: string, message: string, path?: string) {
+    super(code, path === undefined ? message : `${message} (at "${path}")`);
+    this.name = "OpError";
+    this.path = path;
+  }
+}

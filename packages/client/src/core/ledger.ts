@@ -1,0 +1,448 @@
+/**
+ * One client's books: its name and numbers, what is pending, refused and in conflict, and how all of
+ * that goes to the device's store and comes back from it (protocol, "The outbox").
+ *
+ * A transaction begins with `take`, which applies what other tabs wrote since the last one, gives
+ * out numbers, and answers what is to be written; it ends with `wrote` or `failed`.
+ */
+
+import type { Effect } from "./effects.js";
+import { freeze } from "./json.js";
+import {
+  type Found,
+  type Meta,
+  type Rejected,
+  rows,
+  type StoredCommit,
+  type Write,
+} from "./outbox.js";
+import { type Confirmed, type Pending, Replica } from "./replica.js";
+import type { Commit, Conflict } from "./wire.js";
+
+/** A snapshot is written anew when the commits after it weigh more, and at least this much. */
+const SNAPSHOT_FLOOR = 16_384;
+
+/** What the store does not hold yet. */
+interface Dirty {
+  all: boolean;
+  meta: boolean;
+  snapshot: boolean;
+  conflicts: boolean;
+  /** Characters of JSON in `commits`. */
+  weight: number;
+  commits: StoredCommit[];
+  drops: number[];
+  puts: Set<Pending>;
+  rejected: Map<string, Rejected | null>;
+}
+
+export class Ledger {
+  readonly replica = new Replica();
+  rejected: ReadonlyMap<string, Rejected> = new Map();
+  readonly conflicts = new Map<string, Conflict>();
+
+  clientId = "";
+  /** The highest number whose decision is known, and its change's `at` where that is known too. */
+  decided = 0;
+  #decidedAt: number | null = null;
+  #next = 1;
+  #lastAt = 0;
+
+  disk: "works" | "fails" | "none" = "none";
+  diskError = "";
+  /**
+   * This tab's confirmed state came over the line: what the store has cannot be newer.
+   */
+  heard = false;
+  /** `new`: another tab's identity comes before this one; `renumbered`: this one replaces it. */
+  #identity: "new" | "stored" | "renumbered" = "new";
+  #meta: Meta | null = null;
+  #dirty = clean();
+  #writing: { readonly meta: Meta; readonly puts: readonly Pending[] } | null = null;
+
+  readonly #newId: () => string;
+  readonly #emit: (effect: Effect) => void;
+
+  constructor(newId: () => string, emit: (effect: Effect) => void) {
+    this.#newId = newId;
+    this.#emit = emit;
+  }
+
+  /** What the store's reader already knows; null: nothing. */
+  get mark(): (Meta & { readonly have: Confirmed | null }) | null {
+    return this.#meta && { ...this.#meta, have: this.replica.confirmed };
+  }
+
+  /** The name is on the disk, so that it may be used; or no disk would take it. */
+  get named(): boolean {
+    return this.#identity === "stored" || this.disk === "fails";
+  }
+
+  /** Every change is on the disk. Changes get there in their order. */
+  get kept(): boolean {
+    return this.disk === "works" && this.replica.pending.at(-1)?.stored !== false;
+  }
+
+  // ── The store ──────────────────────────────────────────────────────────────────────────────────
+
+  load(found: Found | null, durable: boolean, error = ""): void {
+    if (durable) this.disk = "works";
+    else this.diskError = error;
+    this.clientId = this.#newId();
+    this.#dirty.all = true;
+    if (found) this.#absorb(found);
+  }
+
+  /** Asks for a transaction, soon. */
+  save(): void {
+    // While the disk fails, its timer says when it is tried again.
+    if (this.disk === "fails") this.#number();
+    else this.#emit({ type: "store" });
+  }
+
+  /** Answers what to write, and whether a number was found to be used twice. */
+  take(found: Found | null): { writes: Write[]; collided: boolean } {
+    const collided = found !== null && this.#absorb(found);
+    this.#number();
+    const dirty = this.#dirty;
+    if (isClean(dirty)) {
+      this.#writing = null;
+      return { writes: [], collided };
+    }
+    this.#dirty = clean();
+    const { pending, confirmed } = this.replica;
+    const before = this.#meta;
+    const writes: Write[] = [];
+
+    const tail = (before?.tail ?? 0) + dirty.weight;
+    const whole =
+      confirmed !== null &&
+      (dirty.all || dirty.snapshot || tail > Math.max(before?.weight ?? 0, SNAPSHOT_FLOOR));
+    if (whole) {
+      writes.push({ key: "commit/", to: rows.end("commit/") });
+      writes.push({ key: rows.snapshot, value: confirmed });
+    } else {
+      for (const commit of dirty.commits) {
+        writes.push({ key: rows.commit(commit.version), value: commit });
+      }
+    }
+    const puts = dirty.all ? [...pending] : [...dirty.puts];
+    if (dirty.all) {
+      writes.push({ key: "change/", to: rows.end("change/") });
+      writes.push({ key: rows.rejectedAll, to: rows.end(rows.rejectedAll) });
+    }
+    for (const seq of dirty.drops) writes.push({ key: rows.change(seq) });
+    for (const { ref, change } of puts) {
+      writes.push({ key: rows.change(change.seq), value: { ref, change } });
+    }
+    for (const [ref, rejected] of dirty.all ? this.rejected : dirty.rejected) {
+      writes.push({ key: rows.rejected(ref), value: rejected ?? undefined });
+    }
+    if (dirty.conflicts || dirty.all) {
+      writes.push({ key: rows.conflicts, value: [...this.conflicts.values()] });
+    }
+    const meta: Meta = {
+      rev: (before?.rev ?? 0) + 1,
+      generation: (before?.generation ?? 0) + (dirty.all ? 1 : 0),
+      client_id: this.clientId,
+      next: this.#next,
+      at: this.#lastAt,
+      decided: this.decided,
+      decided_at: this.#decidedAt,
+      epoch: confirmed?.epoch ?? null,
+      version: confirmed?.version ?? null,
+      snapshot: whole ? confirmed.version : (before?.snapshot ?? null),
+      weight: whole ? JSON.stringify(confirmed.state).length : (before?.weight ?? 0),
+      tail: whole ? 0 : tail,
+    };
+    writes.push({ key: rows.meta, value: meta });
+    this.#writing = { meta, puts };
+    return { writes, collided };
+  }
+
+  /** The transaction is complete: only now is a change called saved. */
+  wrote(): void {
+    const written = this.#writing;
+    this.#writing = null;
+    if (!written) return;
+    this.#meta = written.meta;
+    if (written.meta.client_id === this.clientId) this.#identity = "stored";
+    if (this.disk === "fails") {
+      this.disk = "works";
+      this.diskError = "";
+    }
+    for (const pending of written.puts) {
+      if (pending.stored) continue;
+      pending.stored = true;
+      this.#emit({ type: "kept", ref: pending.ref, durable: this.disk === "works" });
+    }
+    this.#emit({ type: "poke" });
+  }
+
+  /** The transaction had no effect. The next one writes everything anew. */
+  failed(message: string): void {
+    this.#writing = null;
+    this.#dirty.all = true;
+    this.diskError = message;
+  }
+
+  /** Goes on without the disk: numbers are given out in memory, and nothing is called saved. */
+  goWithout(): void {
+    if (this.disk === "works") this.#emit({ type: "poke", alone: true });
+    this.disk = "fails";
+    this.#number();
+    for (const { ref, stored } of this.replica.pending) {
+      if (!stored) this.#emit({ type: "kept", ref, durable: false });
+    }
+  }
+
+  /** Leaves the shared store to the other tabs, with all that it holds. */
+  detach(): void {
+    this.disk = "none";
+    this.#meta = null;
+    this.renumber((pending) => !pending.stored);
+  }
+
+  /** Applies what other tabs wrote; answers whether a number was given out twice. */
+  #absorb(found: Found): boolean {
+    const { replica } = this;
+    const { meta } = found;
+    const replacing = this.#identity === "renumbered";
+    const before = this.#meta;
+    this.#meta = meta;
+
+    if (!this.heard) this.#catchUp(found);
+    const refused = new Map(found.rejected.map((one) => [one.ref, one]));
+    for (const [ref, one] of this.#dirty.rejected) {
+      if (one) refused.set(ref, one);
+      else refused.delete(ref);
+    }
+    this.rejected = refused;
+
+    // What is stored and not to be found any more was decided.
+    const still = new Set(found.changes.map(({ ref }) => ref));
+    for (const { ref, change, stored } of [...replica.pending]) {
+      if (!stored || still.has(ref) || replacing) continue;
+      if (!found.all && change.seq > meta.decided) continue;
+      replica.remove(ref);
+      const error = refused.get(ref);
+      this.#emit(error ? { type: "decided", ref, error } : { type: "decided", ref });
+    }
+    const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
+    let collided = false;
+    for (const { ref, change } of found.changes) {
+      const here = known.get(ref);
+      freeze(change);
+      if (!here) {
+        // Numbers of a name that this client replaces: it gets another.
+        const own = replacing ? { ...change, seq: 0 } : change;
+        collided ||= own.seq > 0 && replica.pending.some((one) => one.change.seq === own.seq);
+        replica.addBefore({ ref, change: own, view: own.ops, stored: !replacing });
+      } else if (!replacing) {
+        here.change = change;
+        here.stored = true;
+      }
+    }
+    if (replacing) return false;
+    if (found.all) {
+      const order = ({ change }: Pending) => change.seq || Number.POSITIVE_INFINITY;
+      replica.pending.sort((a, b) => (order(a) < order(b) ? -1 : order(a) > order(b) ? 1 : 0));
+    }
+    if (this.#identity === "new") this.#dirty.all = false;
+    const same = this.#identity === "stored" && before?.client_id === meta.client_id;
+    this.#identity = "stored";
+    this.clientId = meta.client_id;
+    this.#next = Math.max(meta.next, same ? this.#next : 0);
+    this.#lastAt = Math.max(meta.at, this.#lastAt);
+    if (!same || meta.decided > this.decided) {
+      this.decided = meta.decided;
+      this.#decidedAt = meta.decided_at;
+    }
+    return collided;
+  }
+
+  /** Moves the confirmed state to what the leading tab wrote. */
+  #catchUp({ snapshot, commits, conflicts }: Found): void {
+    const { replica } = this;
+    const have = replica.confirmed;
+    if (snapshot && !(have?.epoch === snapshot.epoch && have.version >= snapshot.version)) {
+      replica.reset(freeze(snapshot));
+    }
+    for (const commit of commits) {
+      if (commit.version !== (replica.confirmed?.version ?? -1) + 1) continue;
+      const own = replica.pending.find(({ ref }) => ref === commit.ref);
+      replica.commit(freeze(commit), own, commit.ref !== undefined);
+      if (own) this.#emit({ type: "decided", ref: own.ref });
+    }
+    this.conflicts.clear();
+    for (const conflict of conflicts) this.conflicts.set(conflict.id, conflict);
+  }
+
+  // ── Names and numbers ──────────────────────────────────────────────────────────────────────────
+
+  #number(): void {
+    const { pending } = this.replica;
+    let first = pending.length;
+    while (first > 0 && pending[first - 1]?.change.seq === 0) first--;
+    for (const one of pending.slice(first)) {
+      this.#lastAt = Math.max(this.#lastAt, one.change.at);
+      one.change = Object.freeze({ ...one.change, seq: this.#next++, at: this.#lastAt });
+      this.#dirty.puts.add(one);
+    }
+  }
+
+  /** Takes a new name, and numbers from 1 what is to be sent under it. */
+  renumber(keep: (pending: Pending) => boolean = () => true): void {
+    const { replica } = this;
+    replica.pending = replica.pending.filter(keep);
+    replica.stale();
+    for (const pending of replica.pending) {
+      pending.change = { ...pending.change, seq: 0 };
+      pending.stored = false;
+    }
+    this.clientId = this.#newId();
+    this.#identity = "renumbered";
+    this.#next = 1;
+    this.decided = 0;
+    this.#decidedAt = null;
+    this.#dirty.all = true;
+    this.#number();
+  }
+
+  /** Whether the server's last decided number is one that this client knows. */
+  agrees(seq: number, at: number | null): boolean {
+    if (seq < this.decided) return false;
+    const known = seq === this.decided ? this.#decidedAt : this.bySeq(seq)?.change.at;
+    if (known === undefined) return false;
+    return at === null || known === null || known === at;
+  }
+
+  bySeq(seq: number): Pending | undefined {
+    const { pending } = this.replica;
+    const guess = pending[seq - (pending[0]?.change.seq ?? 0)];
+    return guess?.change.seq === seq ? guess : pending.find(({ change }) => change.seq === seq);
+  }
+
+  /** Gives changes that were made before the session had an epoch the one that it has. */
+  adopt(epoch: string): void {
+    for (const pending of this.replica.pending) {
+      if (pending.change.epoch !== null) return;
+      pending.change = Object.freeze({ ...pending.change, epoch });
+      pending.stored = false;
+      this.#dirty.all = true;
+    }
+  }
+
+  // ── What the server said ───────────────────────────────────────────────────────────────────────
+
+  reset(confirmed: Confirmed): void {
+    this.replica.reset(confirmed);
+    this.#dirty.snapshot = true;
+  }
+
+  /** Throws `OpError`, and alters nothing, where the patch does not fit. */
+  commit({ version, patch }: Commit, own: Pending | undefined): void {
+    this.replica.commit({ version, patch }, own);
+    this.#dirty.commits.push({ version, patch, ...(own ? { ref: own.ref } : {}) });
+    this.#dirty.weight += JSON.stringify(patch).length;
+    if (own) this.#settle(own);
+  }
+
+  /** A number is decided; `at` is its change's, where it is known. */
+  decide(seq: number, at: number | null = null): void {
+    if (seq < this.decided || (seq === this.decided && at === null)) return;
+    this.decided = seq;
+    this.#decidedAt = at;
+    this.#dirty.meta = true;
+  }
+
+  /** The change is in the confirmed state. */
+  accept(pending: Pending): void {
+    this.replica.remove(pending.ref);
+    this.#settle(pending);
+  }
+
+  #settle({ ref, change }: Pending): void {
+    this.#dirty.drops.push(change.seq);
+    this.decide(change.seq, change.at);
+    this.#emit({ type: "decided", ref });
+  }
+
+  /** The change was refused: it is kept for the application to deal with. */
+  refuse({ ref, change }: Pending, code: string, message: string, path?: string | null): void {
+    this.replica.remove(ref);
+    this.#dirty.drops.push(change.seq);
+    // The empty change that took the number of a bad one has nothing to keep.
+    if (change.ops.length > 0) {
+      this.setRejected(ref, freeze({ ref, change, code, message, ...(path ? { path } : {}) }));
+    }
+    this.#emit({ type: "decided", ref, error: { code, message } });
+    this.#emit({
+      type: "event",
+      event: { type: "changeRejected", detail: { ref, code, message } },
+    });
+  }
+
+  /** Refuses the first change without the server's word, and sends nothing under its number. */
+  replaceByNothing(first: Pending, code: string, message: string): void {
+    this.refuse(first, code, message);
+    this.replica.pending.unshift({
+      ref: this.#newId(),
+      change: Object.freeze({ ...first.change, ops: Object.freeze([]) }),
+      view: [],
+      stored: false,
+    });
+    this.#dirty.all = true;
+  }
+
+  setRejected(ref: string, rejected: Rejected | null): void {
+    const next = new Map(this.rejected);
+    if (rejected) next.set(ref, rejected);
+    else next.delete(ref);
+    this.rejected = next;
+    this.#dirty.rejected.set(ref, rejected);
+  }
+
+  /** Conflicts made or settled by a commit. */
+  mergeConflicts(conflicts: readonly Conflict[]): void {
+    for (const conflict of freeze(conflicts)) {
+      this.#dirty.conflicts = true;
+      if (conflict.status === "resolved") {
+        this.conflicts.delete(conflict.id);
+      } else {
+        this.conflicts.set(conflict.id, conflict);
+        this.#emit({ type: "event", event: { type: "conflictDetected", detail: conflict } });
+      }
+    }
+  }
+
+  /** A welcome names all that are open; `all`: of others, nothing is known any more. */
+  setConflicts(open: readonly Conflict[], all: boolean): void {
+    const now = new Set(open.map(({ id }) => id));
+    for (const { id, status } of [...this.conflicts.values()]) {
+      if (!now.has(id) && (all || status === "open")) this.conflicts.delete(id);
+    }
+    for (const conflict of freeze(open)) this.conflicts.set(conflict.id, conflict);
+    this.#dirty.conflicts = true;
+  }
+}
+
+function clean(): Dirty {
+  return {
+    all: false,
+    meta: false,
+    snapshot: false,
+    conflicts: false,
+    weight: 0,
+    commits: [],
+    drops: [],
+    puts: new Set(),
+    rejected: new Map(),
+  };
+}
+
+function isClean(dirty: Dirty): boolean {
+  const { all, meta, snapshot, conflicts, commits, drops, puts, rejected } = dirty;
+  const rows = commits.length + drops.length + puts.size + rejected.size;
+  return !(all || meta || snapshot || conflicts || rows > 0);
+}

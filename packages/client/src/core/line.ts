@@ -1,0 +1,137 @@
+/**
+ * The line to the server: when to connect, when to ask for a sign of life, when to give up and for
+ * how long.
+ *
+ *     idle ──► opening ──► greeting ──► live
+ *                 ▲            │          │
+ *                 └─ waiting ◄─┴──────────┤
+ *                       asking ◄──────────┘
+ *
+ * - `idle`: not leading, or the client's name is not on the disk yet
+ * - `opening`: a connection is being made; `greeting`: `hello` was sent
+ * - `live`: welcomed; frames flow
+ * - `waiting`: for the next attempt
+ * - `asking`: the history is being read for what became of this client's changes
+ * - `closed`: for good
+ */
+
+import { delay } from "./backoff.js";
+import type { Connection, Effect, TimerName } from "./effects.js";
+import type { ClientFrame } from "./wire.js";
+
+const GREETING_MS = 15_000;
+/** A connection that stood this long was a good one: the next attempt is a first one. */
+const GOOD_MS = 5_000;
+
+export class Line {
+  at: "idle" | "opening" | "greeting" | "live" | "waiting" | "asking" | "closed" = "idle";
+  network = true;
+  /** It was live once, on this page or another. */
+  was = false;
+  heartbeat = { interval_ms: 5_000, timeout_ms: 15_000 };
+  /** How many attempts failed one after another. */
+  attempts = 0;
+  #since = 0;
+  #lastIn = 0;
+  #lastOut = 0;
+  /** When a sign of life was first asked for; null when one has come since. */
+  #probed: number | null = null;
+
+  readonly #random: () => number;
+  readonly #emit: (effect: Effect) => void;
+
+  constructor(random: () => number, emit: (effect: Effect) => void) {
+    this.#random = random;
+    this.#emit = emit;
+  }
+
+  get connection(): Connection {
+    if (this.at === "live") return "online";
+    if (this.at === "closed") return "closed";
+    if (!this.network) return "offline";
+    return this.was || this.attempts > 0 ? "reconnecting" : "connecting";
+  }
+
+  timer(name: TimerName, ms: number | null): void {
+    this.#emit({ type: "timer", name, ms });
+  }
+
+  send(frame: ClientFrame, now: number): void {
+    this.#lastOut = now;
+    this.#emit({ type: "send", frame });
+  }
+
+  connect(): void {
+    this.at = "opening";
+    this.timer("connect", null);
+    this.#emit({ type: "connect" });
+  }
+
+  /** From here on it is the other side that is waited for. */
+  greet(): void {
+    this.timer("greet", GREETING_MS);
+  }
+
+  welcomed(now: number): void {
+    this.timer("greet", null);
+    this.timer("beat", this.heartbeat.interval_ms);
+    this.was = true;
+    if (this.at === "live") return;
+    this.at = "live";
+    this.#since = this.#lastIn = this.#lastOut = now;
+    this.#probed = null;
+  }
+
+  /** Ends the connection, where there is one. `closed`: it ended by itself. */
+  hangUp(at: "idle" | "waiting" | "asking" | "closed", now: number, closed = false): void {
+    const { at: before } = this;
+    if (!closed && (before === "opening" || before === "greeting" || before === "live")) {
+      this.#emit({ type: "disconnect" });
+    }
+    if (before === "live" && now - this.#since >= GOOD_MS) this.attempts = 0;
+    for (const name of ["connect", "greet", "beat", "resend"] as const) this.timer(name, null);
+    this.at = at;
+  }
+
+  wait(ms: number, now: number): void {
+    this.hangUp("waiting", now);
+    this.timer("connect", ms);
+  }
+
+  backOff(now: number): void {
+    this.hangUp("waiting", now);
+    this.timer("connect", delay(this.attempts++, this.#random()));
+  }
+
+  /** Any frame is a sign of life. */
+  heard(now: number): void {
+    this.#lastIn = now;
+    this.#probed = null;
+  }
+
+  /** Asks for a sign of life at once. */
+  probe(now: number): void {
+    this.#probed ??= now;
+    this.send({ type: "heartbeat", t: Math.floor(now) }, now);
+  }
+
+  /** Looks at the line; false: it is dead. */
+  beat(now: number): boolean {
+    const { interval_ms, timeout_ms } = this.heartbeat;
+    const patience = timeout_ms - interval_ms;
+    // A page whose timers were held back has asked for no sign of life: its silence proves nothing.
+    if (this.#probed !== null && now - this.#probed >= patience) return false;
+    if (now - this.#quiet() >= interval_ms) this.probe(now);
+    const due = Math.min(
+      this.#quiet() + interval_ms,
+      (this.#probed ?? Number.POSITIVE_INFINITY) + patience,
+    );
+    this.timer("beat", Math.max(1, due - now));
+    return true;
+  }
+
+  /** Since when one side has said nothing; while an answer is due, only this side counts. */
+  #quiet(): number {
+    return this.#probed === null ? Math.min(this.#lastIn, this.#lastOut) : this.#lastOut;
+  }
+}

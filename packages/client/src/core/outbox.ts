@@ -1,0 +1,94 @@
+/**
+ * What one client keeps on its device, as rows of a key-value store (protocol, "The outbox").
+ *
+ * `meta` is read and written in every transaction: who finds another `rev` than it knows has not
+ * applied everything yet, and reads what is new before it writes. So a number is given out only by
+ * a tab that has applied every earlier change.
+ *
+ * | key | value |
+ * | --- | --- |
+ * | `meta` | `Meta` |
+ * | `snapshot` | `Confirmed`: a confirmed state |
+ * | `commit/<version>` | `StoredCommit`: the commits after it |
+ * | `change/<seq>` | `StoredChange`: what the server has not decided |
+ * | `rejected/<ref>` | `Rejected`: what it refused |
+ * | `conflicts` | `Conflict[]`: those not settled |
+ */
+
+import type { Confirmed } from "./replica.js";
+import type { Change, Conflict, PatchOperation } from "./wire.js";
+
+export interface Meta {
+  /** +1 with each transaction that writes. */
+  readonly rev: number;
+  /** +1 when the changes are numbered anew: whoever knows another one reads them all. */
+  readonly generation: number;
+  readonly client_id: string;
+  /** The next number to give out. */
+  readonly next: number;
+  /** The `at` of the newest change. */
+  readonly at: number;
+  /** The highest number whose decision is known, and the `at` of its change. */
+  readonly decided: number;
+  readonly decided_at: number | null;
+  /** The newest confirmed version on the disk; null before the first. */
+  readonly epoch: string | null;
+  readonly version: number | null;
+  /** The version of the row `snapshot`. */
+  readonly snapshot: number | null;
+  /** What the snapshot and the commits after it weigh, in characters of JSON. */
+  readonly weight: number;
+  readonly tail: number;
+}
+
+export interface StoredChange {
+  readonly ref: string;
+  readonly change: Change;
+}
+
+export interface StoredCommit {
+  readonly version: number;
+  readonly patch: readonly PatchOperation[];
+  /** The change of this client that it decided. */
+  readonly ref?: string;
+}
+
+/** A change that the server refused for good, or that it could not even read. */
+export interface Rejected extends StoredChange {
+  readonly code: string;
+  readonly message: string;
+  readonly path?: string;
+}
+
+/** What a transaction found beyond what its reader knew. */
+export interface Found {
+  readonly meta: Meta;
+  /** With `all`: every change; else those from the reader's `next` on. */
+  readonly all: boolean;
+  readonly changes: readonly StoredChange[];
+  readonly snapshot: Confirmed | null;
+  readonly commits: readonly StoredCommit[];
+  readonly rejected: readonly Rejected[];
+  readonly conflicts: readonly Conflict[];
+}
+
+/** One row to put, or with `value` undefined one to delete; with `to`, all from `key` up to it. */
+export interface Write {
+  readonly key: string;
+  readonly value?: unknown;
+  readonly to?: string;
+}
+
+const DIGITS = 16;
+
+export const rows = {
+  meta: "meta",
+  snapshot: "snapshot",
+  conflicts: "conflicts",
+  rejectedAll: "rejected/",
+  commit: (version: number) => `commit/${String(version).padStart(DIGITS, "0")}`,
+  change: (seq: number) => `change/${String(seq).padStart(DIGITS, "0")}`,
+  rejected: (ref: string) => `rejected/${ref}`,
+  /** Behind every key that starts with `prefix`. */
+  end: (prefix: string) => `${prefix}\uffff`,
+};

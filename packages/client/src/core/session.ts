@@ -1,0 +1,697 @@
+/**
+ * The client's state machine: one session on one device. It takes inputs with the time given to it
+ * and returns effects; it awaits nothing, reads no clock and draws no random number itself.
+ *
+ * Only the tab that leads has a line (`line.ts`); all tabs have the replica (`replica.ts`) and the
+ * books of the outbox (`ledger.ts`). This is what a frame, a timer or a change means to them.
+ */
+
+import type { Effect, HistoryItem, Input, LineView, SessionEvent, TimerName } from "./effects.js";
+import { OpError } from "./errors.js";
+import { freeze, type Json } from "./json.js";
+import { Ledger } from "./ledger.js";
+import { Line } from "./line.js";
+import { prepare } from "./ops.js";
+import type { Found, Rejected, Write } from "./outbox.js";
+import type { Pending, Replica } from "./replica.js";
+import type {
+  ClientFrame,
+  Commit,
+  Conflict,
+  Create,
+  Device,
+  Operation,
+  ServerFrame,
+} from "./wire.js";
+
+export interface CoreOptions {
+  /** Unique ids: for clients and for inserted elements. */
+  readonly newId: () => string;
+  /** In [0, 1). */
+  readonly random: () => number;
+  readonly device?: { readonly name?: string; readonly info?: Json };
+  readonly create?: Create;
+  readonly schemaVersion?: number;
+}
+
+export interface Status {
+  /**
+   * `connecting` until the first connection stands or fails, `online`, `reconnecting`, `offline`
+   * (not online, and the browser says that there is no network), `closed` (for good: by `close()`,
+   * or because the server has no such session for this user; see `error`).
+   */
+  readonly connection: LineView["connection"];
+  /** How many changes the server has not decided. */
+  readonly pending: number;
+  /** Every change is on this device's disk, and would survive the end of the browser. */
+  readonly savedOnDevice: boolean;
+  /** Every change is in the server's database. Refused ones are in `rejected` instead. */
+  readonly saved: boolean;
+  /** `memory`: changes that the server has not taken are lost when this page closes. */
+  readonly storage: "durable" | "memory";
+  /** All tabs share one outbox and one connection. Not so without a secure context or storage. */
+  readonly sharedTabs: boolean;
+  /** Why the session is not online, or not durable; null when all is well. */
+  readonly error: { readonly code: string; readonly message: string } | null;
+}
+
+/** How many undecided changes may be on their way (the server reads no more than that). */
+const IN_FLIGHT = 256;
+const RETRY_STORE_MS = 5_000;
+
+/** What ends a session for good, whatever this device does (protocol, section 5). */
+const ENDINGS: Readonly<Record<number, readonly [code: string, message: string]>> = {
+  4403: ["forbidden", "this user may not use this session"],
+  4404: ["session_not_found", "there is no such session for this user"],
+  4410: ["session_ended", "the session was ended or erased"],
+};
+
+const REASONS: Readonly<Record<number, readonly [code: string, message: string]>> = {
+  4400: ["bad_frame", "the server could not read a frame"],
+  4401: ["not_authenticated", "the server wants a valid token"],
+  4413: ["too_large", "a frame was too large for the server"],
+};
+
+export class SessionCore {
+  devices: readonly Device[] = [];
+
+  readonly #options: CoreOptions;
+  #out: Effect[] = [];
+  #now = 0;
+  readonly #ledger: Ledger;
+  readonly #line: Line;
+
+  #deviceId = "";
+  #loaded = false;
+  #leading = false;
+  /** By a lock, not for want of locks. */
+  #exclusive = false;
+  /** What the leading tab says of the line. */
+  #mirror: LineView | null = null;
+  #error: LineView["error"] = null;
+  /** Something was pending when the last step ended. */
+  #busy = false;
+
+  // Of the present connection.
+  /** The highest number that the server has, or is on its way there. */
+  #sent = 0;
+  /** A version was skipped; what comes before the answer is not applied. */
+  #syncing = false;
+  #readOnly = false;
+  /** The server said when it wants to hear a change again. */
+  #resendWaits = false;
+
+  /** The patches did not fit: the next welcome brings the whole state. */
+  #distrust = false;
+  /** After a 4400 or 4413: up to this number, changes are sent one by one. */
+  #suspects: number | null = null;
+  #jitter = 1_000;
+
+  constructor(options: CoreOptions) {
+    this.#options = options;
+    const emit = (effect: Effect) => void this.#out.push(effect);
+    this.#ledger = new Ledger(options.newId, emit);
+    this.#line = new Line(options.random, emit);
+  }
+
+  get replica(): Replica {
+    return this.#ledger.replica;
+  }
+
+  get rejected(): ReadonlyMap<string, Rejected> {
+    return this.#ledger.rejected;
+  }
+
+  get clientId(): string {
+    return this.#ledger.clientId;
+  }
+
+  get leading(): boolean {
+    return this.#leading;
+  }
+
+  /** What the store's reader already knows; null: nothing. */
+  get mark(): Ledger["mark"] {
+    return this.#ledger.mark;
+  }
+
+  get status(): Status {
+    const { connection, error } = this.view;
+    const { disk, diskError, kept } = this.#ledger;
+    const pending = this.replica.pending.length;
+    const storage = diskError === "" ? null : { code: "storage", message: diskError };
+    return {
+      connection,
+      pending,
+      savedOnDevice: this.#loaded && kept,
+      saved: this.#loaded && pending === 0,
+      storage: disk === "works" ? "durable" : "memory",
+      sharedTabs: disk === "works" && this.#exclusive,
+      error: error ?? storage,
+    };
+  }
+
+  /** What the other tabs are told of the line. */
+  get view(): LineView {
+    if (!this.#leading && this.#mirror && this.#line.at !== "closed") return this.#mirror;
+    const { connection } = this.#line;
+    return { connection, error: this.#error, devices: this.devices };
+  }
+
+  /** The conflicts that nobody has settled, without those whose settling is on its way. */
+  get conflicts(): readonly Conflict[] {
+    const { conflicts } = this.#ledger;
+    if (conflicts.size === 0) return [];
+    const settling = new Set(
+      this.replica.pending.flatMap(({ view }) =>
+        view.map((operation) => (operation.op === "resolve" ? operation.conflict_id : undefined)),
+      ),
+    );
+    return [...conflicts.values()].filter(({ id }) => !settling.has(id));
+  }
+
+  step(input: Input, now: number): Effect[] {
+    this.#now = now;
+    if (this.#line.at !== "closed" || input.type === "stored" || input.type === "store_failed") {
+      this.#on(input);
+    }
+    const { pending, confirmed } = this.replica;
+    if (this.#busy && pending.length === 0 && confirmed) {
+      this.#event({ type: "saved", detail: { version: confirmed.version } });
+    }
+    return this.#effects();
+  }
+
+  /**
+   * A change of this tab's user. `ref` names it; `replaces` names a refused change that it stands
+   * for. Throws `OpError`, and does nothing, where the operations make no sense.
+   */
+  change(ops: readonly Operation[], ref: string, now: number, replaces?: string): Effect[] {
+    const { confirmed } = this.replica;
+    if (!confirmed) throw new OpError("not_ready", "expected a state: await session.ready first");
+    const { newId, schemaVersion } = this.#options;
+    const prepared = prepare(ops, newId);
+    this.replica.add({
+      ref,
+      change: {
+        seq: 0,
+        epoch: confirmed.epoch,
+        base: confirmed.version,
+        at: Math.floor(now),
+        ops: prepared,
+        ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
+      },
+      view: prepared,
+      stored: false,
+    });
+    this.#now = now;
+    if (replaces !== undefined) this.#ledger.setRejected(replaces, null);
+    this.#ledger.save();
+    if (this.#ledger.disk === "fails") this.#out.push({ type: "kept", ref, durable: false });
+    this.#flush();
+    this.#changed();
+    return this.#effects();
+  }
+
+  /** Forgets a refused change for good. */
+  discard(ref: string): Effect[] {
+    this.#ledger.setRejected(ref, null);
+    this.#ledger.save();
+    this.#changed();
+    return this.#effects();
+  }
+
+  /**
+   * Within a transaction: applies what it found beyond `mark`, and answers what it shall write.
+   * Numbers are given out here. `stored` or `store_failed` follows.
+   */
+  take(found: Found | null, now: number): Write[] {
+    this.#now = now;
+    const { writes, collided } = this.#ledger.take(found);
+    // While the disk failed here, another tab gave out a number that this one had used.
+    if (collided) this.#ask();
+    if (found) this.#changed();
+    return writes;
+  }
+
+  #effects(): Effect[] {
+    this.#busy = this.replica.pending.length > 0;
+    const effects = this.#out;
+    this.#out = [];
+    return effects;
+  }
+
+  #on(input: Input): void {
+    const ledger = this.#ledger;
+    switch (input.type) {
+      case "loaded":
+        this.#loaded = true;
+        this.#deviceId = input.deviceId;
+        ledger.load(input.found, input.durable, input.error);
+        return this.#changed();
+      case "lead":
+        return this.#onLead(input.leading, input.exclusive);
+      case "dialing":
+        if (this.#line.at === "opening") this.#line.greet();
+        return;
+      case "opened":
+        return this.#hello(input.token);
+      case "frame":
+        return this.#onFrame(input.frame);
+      case "closed":
+        return this.#onClosed(input.code, input.reason ?? "");
+      case "timer":
+        return this.#onTimer(input.name);
+      case "network":
+        return this.#onNetwork(input.online);
+      case "stored":
+        ledger.wrote();
+        this.#start();
+        this.#flush();
+        return this.#changed();
+      case "store_failed":
+        return this.#onStoreFailed(input.message);
+      case "history":
+        return this.#onHistory(input.commits);
+      case "presence":
+        if (this.#line.at === "live") this.#send({ type: "presence", data: input.data as Json });
+        return;
+      case "mirror":
+        this.#mirror = input.line;
+        this.devices = input.line.devices;
+        this.#line.was ||= input.line.connection === "online";
+        return this.#changed();
+      case "stop":
+        return this.#end(null);
+    }
+  }
+
+  // ── Leading and connecting ─────────────────────────────────────────────────────────────────────
+
+  #onLead(leading: boolean, exclusive: boolean): void {
+    this.#exclusive = exclusive;
+    if (leading === this.#leading) return;
+    this.#leading = leading;
+    this.#ledger.heard = false;
+    this.#mirror = null;
+    // Read what the last leader wrote, then connect.
+    if (leading) this.#out.push({ type: "store" });
+    else this.#line.hangUp("idle", this.#now);
+    this.#told();
+  }
+
+  /** Connects where that is this tab's to do and its name is on the disk. */
+  #start(): void {
+    if (this.#line.at === "idle" && this.#leading && this.#loaded && this.#ledger.named) {
+      this.#connect();
+    }
+  }
+
+  #connect(): void {
+    this.#line.connect();
+    this.#told();
+  }
+
+  #hello(token: string | undefined): void {
+    if (this.#line.at !== "opening") return;
+    this.#line.at = "greeting";
+    this.#line.greet();
+    this.#readOnly = this.#resendWaits = this.#syncing = false;
+    const { device = {}, create, schemaVersion } = this.#options;
+    const { confirmed } = this.replica;
+    const epoch = this.#distrust ? null : (confirmed?.epoch ?? null);
+    this.#send({
+      type: "hello",
+      client_id: this.clientId,
+      device: { id: this.#deviceId, ...device },
+      t: Math.floor(this.#now),
+      epoch,
+      version: epoch === null ? null : (confirmed?.version ?? null),
+      seq: this.#ledger.decided,
+      ...(token !== undefined && { token }),
+      ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
+      // Only who never saw the session asks to create it: it may have been erased since.
+      ...(create && confirmed?.epoch == null && { create }),
+    });
+  }
+
+  #backOff(): void {
+    this.#line.backOff(this.#now);
+    this.#told();
+  }
+
+  #end(error: LineView["error"]): void {
+    this.#line.hangUp("closed", this.#now);
+    this.#line.timer("store", null);
+    this.#error = error;
+    this.#told();
+  }
+
+  #onClosed(code: number, reason: string): void {
+    const { at } = this.#line;
+    if (at !== "opening" && at !== "greeting" && at !== "live") return;
+    this.#line.hangUp("waiting", this.#now, true);
+    const error = ([name, message]: readonly [string, string]) => {
+      return { code: name, message: reason || message };
+    };
+    const ending = ENDINGS[code];
+    if (ending) return this.#end(error(ending));
+    const known = REASONS[code];
+    if (known) this.#error = error(known);
+    switch (code) {
+      case 4400:
+      case 4413:
+        if (at === "live") this.#blame(code);
+        break;
+      case 4401:
+        break;
+      case 4409:
+        // Without a lock nobody can tell whose the name is.
+        if (!this.#exclusive) return this.#ask();
+        break;
+      case 4429:
+        this.#line.attempts = Math.max(this.#line.attempts, 3);
+        break;
+      case 1012:
+        this.#line.wait(this.#options.random() * this.#jitter, this.#now);
+        return this.#told();
+      default:
+        this.#startOffline();
+    }
+    this.#backOff();
+  }
+
+  /**
+   * The server could not take a frame. The first time, the changes in flight are suspects and go one
+   * by one; the one that closes the connection again is refused here, and `ops: []` takes its number.
+   */
+  #blame(code: number): void {
+    const first = this.replica.pending[0];
+    if (!first || first.change.seq === 0 || first.change.seq > this.#sent) return;
+    if (this.#suspects === null) {
+      this.#suspects = this.#sent;
+      return;
+    }
+    this.#suspects = null;
+    const [name] = REASONS[code] ?? ["bad_frame"];
+    const message = `the server closed the connection twice over this change (${code})`;
+    this.#ledger.replaceByNothing(first, name, message);
+    this.#ledger.save();
+  }
+
+  #onTimer(name: TimerName): void {
+    const line = this.#line;
+    switch (name) {
+      case "connect":
+        if (line.at === "waiting") this.#connect();
+        return;
+      case "greet":
+        if (line.at === "opening" || line.at === "greeting") this.#lost();
+        return;
+      case "beat":
+        if (line.at === "live" && !line.beat(this.#now)) this.#lost();
+        return;
+      case "resend":
+        this.#resendWaits = false;
+        this.#sent = this.#ledger.decided;
+        return this.#flush();
+      case "store":
+        this.#out.push({ type: "store" });
+    }
+  }
+
+  /** The other side says nothing: that it is gone is the likeliest. */
+  #lost(): void {
+    this.#startOffline();
+    this.#backOff();
+  }
+
+  #onNetwork(online: boolean): void {
+    const line = this.#line;
+    line.network = online;
+    if (line.at === "live") {
+      line.probe(this.#now);
+      line.beat(this.#now);
+    }
+    if (online) {
+      line.attempts = 0;
+      if (line.at === "waiting") this.#connect();
+    }
+    this.#told();
+  }
+
+  /** The session does not exist yet, as far as anybody here knows: begin with what it will be. */
+  #startOffline(): void {
+    const state = this.#options.create?.state;
+    if (this.replica.confirmed || !state) return;
+    this.#ledger.reset({ epoch: null, version: 0, state });
+    this.#ledger.save();
+  }
+
+  // ── Frames ─────────────────────────────────────────────────────────────────────────────────────
+
+  #onFrame(frame: ServerFrame): void {
+    const { at } = this.#line;
+    const { type } = frame;
+    const first = type === "initial_state" || type === "resumed" || type === "error";
+    if (at !== "live" && !(at === "greeting" && first)) return;
+    this.#line.heard(this.#now);
+    switch (type) {
+      case "initial_state":
+      case "resumed":
+        return this.#onWelcome(frame);
+      case "state_update":
+      case "session_restored":
+        if (!this.#syncing && this.#onCommit(frame, this.#sent)) this.#decided();
+        return;
+      case "rejected": {
+        const { seq, code, message, path } = frame;
+        const pending = this.#ledger.bySeq(seq);
+        if (pending) this.#ledger.refuse(pending, code, message, path);
+        this.#ledger.decide(seq, pending?.change.at);
+        return this.#decided();
+      }
+      case "devices":
+        this.devices = freeze(frame.devices);
+        return this.#told();
+      case "presence":
+        return this.#event({ type: "presence", detail: frame });
+      case "checkpoint_saved":
+        return this.#event({ type: "checkpointSaved", detail: frame });
+      case "error":
+        return this.#onError(frame);
+    }
+  }
+
+  #onWelcome(frame: ServerFrame & { type: "initial_state" | "resumed" }): void {
+    const ledger = this.#ledger;
+    const { replica } = ledger;
+    const { epoch, seq, seq_at = null } = frame;
+    const before = replica.confirmed;
+    const lost = before && before.epoch !== null && before.epoch !== epoch ? before : null;
+    if (!lost && !ledger.agrees(seq, seq_at)) return this.#ask();
+
+    for (const { seq: refused, code, message, path } of frame.rejected ?? []) {
+      const pending = ledger.bySeq(refused);
+      if (pending) ledger.refuse(pending, code, message, path);
+    }
+    if (frame.type === "initial_state") {
+      ledger.reset({ epoch, version: frame.version, state: freeze(frame.state) });
+    } else {
+      for (const commit of frame.commits) if (!this.#onCommit(commit, seq)) return;
+    }
+    // What is decided and was neither refused nor among the commits is in the state.
+    for (const pending of replica.pending.filter(({ change }) => change.seq > 0)) {
+      if (pending.change.seq > seq) break;
+      ledger.accept(pending);
+    }
+    ledger.decide(seq, seq_at);
+    ledger.heard = true;
+    ledger.setConflicts(frame.conflicts ?? [], frame.type === "initial_state");
+    this.devices = freeze(frame.devices ?? []);
+    this.#line.heartbeat = frame.heartbeat ?? this.#line.heartbeat;
+    this.#jitter = frame.reconnect_jitter_ms ?? this.#jitter;
+    this.#distrust = this.#syncing = false;
+    if (!this.#readOnly) this.#error = null;
+
+    if (lost) {
+      this.#rename();
+      this.#event({ type: "historyLost", detail: { lost } });
+      return;
+    }
+    ledger.adopt(epoch);
+    this.#line.welcomed(this.#now);
+    this.#sent = seq;
+    if (frame.type === "initial_state") {
+      const { version, created = false } = frame;
+      this.#event({ type: "initialStateReceived", detail: { version, created } });
+    }
+    this.#decided();
+    this.#told();
+  }
+
+  /**
+   * Applies a commit; false where it could not be, and the line was given up or asked again. The
+   * server can have decided this client's numbers up to `sent`.
+   */
+  #onCommit(frame: Commit, sent: number): boolean {
+    const ledger = this.#ledger;
+    const { epoch = null, version = -1 } = this.replica.confirmed ?? {};
+    if (frame.version <= version) return true;
+    if (frame.version > version + 1) {
+      if (this.#line.at !== "live" || this.#syncing) return this.#mistrust();
+      this.#syncing = true;
+      this.#send({ type: "request_sync", epoch, version });
+      return false;
+    }
+    const { client_id, seq } = frame.by;
+    let own: Pending | undefined;
+    if (client_id === this.clientId && seq != null && seq > ledger.decided) {
+      own = ledger.bySeq(seq);
+      if (!own || seq > sent) {
+        // Somebody else uses this client's name and numbers.
+        this.#ask();
+        return false;
+      }
+    }
+    try {
+      ledger.commit(frame, own);
+    } catch (error) {
+      if (!(error instanceof OpError)) throw error;
+      return this.#mistrust();
+    }
+    ledger.mergeConflicts(frame.conflicts ?? []);
+    const restored = frame.type === "session_restored";
+    this.#event({ type: restored ? "sessionRestored" : "stateUpdateReceived", detail: frame });
+    return true;
+  }
+
+  /** The copy here cannot be right: ask for the whole state. */
+  #mistrust(): false {
+    this.#distrust = true;
+    this.#backOff();
+    return false;
+  }
+
+  #onError(frame: ServerFrame & { type: "error" }): void {
+    const { code, message, retry_after_ms, expected } = frame;
+    const live = this.#line.at === "live";
+    if (code === "seq_reused") return this.#ask();
+    if (code === "sequence_gap" && live) {
+      // What was to be heard again later is what is missing.
+      if (this.#resendWaits) return;
+      const from = expected ?? this.#ledger.decided + 1;
+      if (!this.#ledger.bySeq(from)) return this.#ask();
+      this.#sent = from - 1;
+      return this.#flush();
+    }
+    this.#readOnly ||= code === "upgrade_required";
+    this.#error = { code, message };
+    if (retry_after_ms != null && live) {
+      this.#resendWaits = true;
+      this.#line.timer("resend", retry_after_ms);
+    } else if (retry_after_ms != null) {
+      this.#line.attempts++;
+      this.#line.wait(retry_after_ms * (1 + this.#options.random()), this.#now);
+    }
+    this.#told();
+  }
+
+  /** After a decision: keeps it, and sends what may follow. */
+  #decided(): void {
+    if (this.#suspects !== null && this.#ledger.decided >= this.#suspects) this.#suspects = null;
+    this.#ledger.save();
+    this.#flush();
+    this.#changed();
+  }
+
+  #flush(): void {
+    if (this.#line.at !== "live" || this.#syncing || this.#readOnly || this.#resendWaits) return;
+    const { decided, disk } = this.#ledger;
+    const most = this.#suspects === null ? IN_FLIGHT : 1;
+    const { pending } = this.replica;
+    const first = pending.findIndex(({ change }) => change.seq > this.#sent);
+    if (first < 0) return;
+    for (let next = pending[first], i = first; next; next = pending[++i]) {
+      if (next.change.seq === 0 || this.#sent - decided >= most) return;
+      // A change is sent only after it is stored, where anything can be.
+      if (!next.stored && disk !== "fails") return;
+      this.#sent = next.change.seq;
+      this.#send({ type: "change", ...next.change });
+    }
+  }
+
+  // ── The outbox ─────────────────────────────────────────────────────────────────────────────────
+
+  #onStoreFailed(message: string): void {
+    const ledger = this.#ledger;
+    ledger.failed(message);
+    if (this.#leading) {
+      ledger.goWithout();
+      this.#line.timer("store", RETRY_STORE_MS);
+    } else {
+      // Without the store a follower hears nothing: it goes on as a client of its own.
+      ledger.detach();
+      this.#leading = true;
+      this.#exclusive = this.#busy = false;
+      this.#mirror = null;
+      this.#out.push({ type: "detach" });
+      ledger.save();
+    }
+    this.#start();
+    this.#flush();
+    this.#changed();
+  }
+
+  /** Finds out which of the pending changes were committed under this name, by whomever. */
+  #ask(): void {
+    this.#line.hangUp("asking", this.#now);
+    const { pending, confirmed } = this.replica;
+    const seen = pending.reduce(
+      (least, { change }) => Math.min(least, change.base),
+      confirmed?.version ?? 0,
+    );
+    this.#out.push({ type: "history", clientId: this.clientId, from: seen + 1 });
+    this.#told();
+  }
+
+  #onHistory(items: readonly HistoryItem[] | null): void {
+    if (this.#line.at !== "asking") return;
+    if (items === null) return this.#backOff();
+    const committed = new Set(items.map(({ by, at, client_at }) => `${by.seq} ${client_at ?? at}`));
+    this.#rename(({ ref, change: { seq, at } }) => {
+      if (seq === 0 || !committed.has(`${seq} ${at}`)) return true;
+      this.#out.push({ type: "decided", ref });
+      return false;
+    });
+  }
+
+  /** Goes on under another name, with the changes that `keep` keeps; connects when it is stored. */
+  #rename(keep?: (pending: Pending) => boolean): void {
+    this.#ledger.renumber(keep);
+    this.#suspects = null;
+    this.#line.hangUp("idle", this.#now);
+    this.#ledger.save();
+    if (this.#ledger.disk === "fails") this.#start();
+    this.#told();
+  }
+
+  // ── Telling ────────────────────────────────────────────────────────────────────────────────────
+
+  #send(frame: ClientFrame): void {
+    this.#line.send(frame, this.#now);
+  }
+
+  #event(event: SessionEvent): void {
+    this.#out.push({ type: "event", event });
+  }
+
+  #changed(): void {
+    this.#out.push({ type: "changed" });
+  }
+
+  #told(): void {
+    this.#out.push({ type: "tell" });
+    this.#changed();
+  }
+}

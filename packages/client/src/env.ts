@@ -1,0 +1,86 @@
+/**
+ * What the client takes from where it runs. Nothing is touched on import, and everything can be
+ * handed in: a test, a worker or a server-side renderer brings its own.
+ */
+
+export interface SocketLike {
+  binaryType?: string;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  send(data: string): void;
+  close(code?: number, reason?: string): void;
+}
+
+export interface ChannelLike {
+  onmessage: ((event: MessageEvent) => void) | null;
+  postMessage(message: unknown): void;
+  close(): void;
+}
+
+export interface Environment {
+  /** Milliseconds since 1970. */
+  now(): number;
+  /** In [0, 1). */
+  random(): number;
+  /** Fills the bytes with cryptographic randomness. */
+  fill(bytes: Uint8Array<ArrayBuffer>): Uint8Array;
+  setTimer(callback: () => void, ms: number): unknown;
+  clearTimer(timer: unknown): void;
+  fetch: typeof fetch;
+  WebSocket: (new (url: string, protocols: string[]) => SocketLike) | undefined;
+  indexedDB: IDBFactory | undefined;
+  /** Only in a secure context. */
+  locks: Pick<LockManager, "request"> | undefined;
+  channel: ((name: string) => ChannelLike) | undefined;
+  /** Where the page came from; undefined outside of a page. */
+  origin: string | undefined;
+  online(): boolean;
+  /** Calls back when the network comes or goes; answers how to stop that. */
+  onNetwork(callback: (online: boolean) => void): () => void;
+}
+
+export function browserEnvironment(): Environment {
+  const { navigator, location, BroadcastChannel, WebSocket } = globalThis as Partial<
+    typeof globalThis
+  >;
+  const listen = globalThis.addEventListener as typeof globalThis.addEventListener | undefined;
+  return {
+    now: () => Date.now(),
+    random: () => Math.random(),
+    fill: (bytes) => crypto.getRandomValues(bytes),
+    setTimer: (callback, ms) => setTimeout(callback, ms),
+    clearTimer: (timer) => clearTimeout(timer as number),
+    fetch: (...request) => fetch(...request),
+    WebSocket,
+    indexedDB: globalThis.indexedDB as IDBFactory | undefined,
+    locks: navigator?.locks as LockManager | undefined,
+    channel: BroadcastChannel && ((name) => new BroadcastChannel(name)),
+    origin: location?.origin === "null" ? undefined : location?.origin,
+    online: () => navigator?.onLine !== false,
+    onNetwork(callback) {
+      if (!listen) return () => {};
+      const stop = new AbortController();
+      const { signal } = stop;
+      listen("online", () => callback(true), { signal });
+      listen("offline", () => callback(false), { signal });
+      return () => stop.abort();
+    },
+  };
+}
+
+/** A UUIDv7 (RFC 9562): ordered by time, from `getRandomValues`, which every context has. */
+export function uuid(env: Pick<Environment, "now" | "fill">): string {
+  const bytes = env.fill(new Uint8Array(16));
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const time = Math.floor(env.now()).toString(16).padStart(12, "0");
+  const variant = "89ab"[(bytes[8] ?? 0) & 3];
+  return [
+    time.slice(0, 8),
+    time.slice(8),
+    `7${hex.slice(13, 16)}`,
+    `${variant}${hex.slice(17, 20)}`,
+    hex.slice(20),
+  ].join("-");
+}

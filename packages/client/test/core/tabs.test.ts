@@ -1,0 +1,224 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { Operation } from "../../src/core/wire";
+import { commit, Device, durableMemory } from "../support/device";
+
+const set = (path: string, value: number): Operation => ({ op: "set", path, value });
+const type = (index: number, insert: string): Operation => ({
+  op: "splice",
+  path: "/t",
+  index,
+  delete: 0,
+  insert,
+});
+
+/** What a poke makes another tab do. */
+async function look(device: Device): Promise<void> {
+  device.run([{ type: "store" }]);
+  await device.settle();
+}
+
+async function pair(state = { a: 0, t: "" } as Record<string, never | number | string>) {
+  const store = durableMemory();
+  const leader = await new Device(store).join(state);
+  const follower = await new Device(store).start(false);
+  return { store, leader, follower };
+}
+
+describe("one outbox for all tabs (protocol, 'The outbox')", () => {
+  test("a follower shows the leader's state and changes, and has no line", async () => {
+    const { leader, follower } = await pair();
+    await leader.stored(set("/a", 1));
+    await look(follower);
+    expect(follower.shown).toEqual({ a: 1, t: "" });
+    expect(follower.core.clientId).toBe(leader.core.clientId);
+    expect(follower.connects).toBe(0);
+  });
+
+  test("B3: a follower's change is stored by itself and sent by the leader, once", async () => {
+    const { leader, follower } = await pair();
+    const ref = await follower.stored(set("/a", 1));
+    expect(follower.kept).toEqual([[ref, true]]);
+    expect(follower.core.status).toMatchObject({ pending: 1, savedOnDevice: true });
+    expect(follower.sent).toEqual([]);
+    await look(leader);
+    await look(leader);
+    expect(leader.shown).toEqual({ a: 1, t: "" });
+    expect(leader.changes).toMatchObject([{ seq: 1, ops: [set("/a", 1)] }]);
+    await leader.acknowledge(1, [{ op: "replace", path: "/a", value: 1 }], 1);
+    await look(follower);
+    expect(follower.decided).toEqual([{ ref, code: undefined }]);
+    expect(follower.core.status).toMatchObject({ pending: 0, saved: true });
+    expect(follower.confirmed).toEqual({ a: 1, t: "" });
+  });
+
+  test("a follower hears that its change was refused, and has it in its list", async () => {
+    const { leader, follower } = await pair();
+    const ref = await follower.stored(set("/a", 1));
+    await look(leader);
+    await leader.frame({ type: "rejected", seq: 1, code: "forbidden", message: "no" });
+    await look(follower);
+    expect(follower.decided).toEqual([{ ref, code: "forbidden" }]);
+    expect([...follower.core.rejected.keys()]).toEqual([ref]);
+    expect(follower.shown).toEqual({ a: 0, t: "" });
+  });
+
+  test("B2: a number is given out only after every earlier change was applied", async () => {
+    const { leader, follower } = await pair();
+    leader.change(type(0, "leader "));
+    follower.change(type(0, "follower"));
+    await Promise.all([leader.settle(), follower.settle()]);
+    await look(leader);
+    await look(follower);
+    expect(leader.shown).toEqual(follower.shown);
+    expect(leader.changes.map(({ seq }) => seq)).toEqual([1, 2]);
+    const positions = leader.changes.map(({ ops }) => (ops[0] as { index: number }).index);
+    // The one that came second was carried over the first before it got its number.
+    expect(positions).toEqual([0, leader.shown?.t === "leader follower" ? 7 : 8]);
+  });
+
+  test("B3: the leader dies: another reads the outbox and goes on", async () => {
+    const { leader, follower } = await pair();
+    await leader.stored(set("/a", 1));
+    await follower.stored(set("/a", 2));
+    // The leader never looked, and is gone.
+    follower.feed({ type: "lead", leading: true, exclusive: true });
+    await follower.settle();
+    follower.open();
+    expect(follower.hello).toMatchObject({ client_id: leader.core.clientId, seq: 0, epoch: "E" });
+    await follower.resumed(
+      [
+        commit(1, [{ op: "replace", path: "/a", value: 1 }], {
+          client_id: leader.core.clientId,
+          seq: 1,
+        }),
+      ],
+      { seq: 1, seq_at: leader.now },
+    );
+    expect(follower.changes.map(({ seq }) => seq)).toEqual([2]);
+    expect(follower.shown).toEqual({ a: 2, t: "" });
+  });
+
+  test("followers take a new name, and new numbers, from the store", async () => {
+    const { leader, follower } = await pair();
+    await leader.stored(set("/a", 1));
+    const mine = await follower.stored(set("/a", 2));
+    await look(leader);
+    await leader.frame({ type: "error", code: "seq_reused", message: "" });
+    const by = { client_id: leader.core.clientId, seq: 1 };
+    leader.feed({ type: "history", commits: [{ by, at: 1, client_at: leader.now }] });
+    // Meanwhile the follower goes on under the old name.
+    const late = await follower.stored(set("/a", 3));
+    await leader.settle();
+    await look(leader);
+    await look(follower);
+    expect(follower.core.clientId).toBe(leader.core.clientId);
+    for (const { core } of [leader, follower]) {
+      expect(core.replica.pending.map(({ ref, change }) => [ref, change.seq])).toEqual([
+        [mine, 1],
+        [late, 2],
+      ]);
+      expect(core.status.savedOnDevice).toBe(true);
+    }
+    expect(follower.shown).toEqual({ a: 3, t: "" });
+  });
+
+  test("another epoch reaches the followers", async () => {
+    const { leader, follower } = await pair();
+    await follower.stored(set("/a", 1));
+    await look(leader);
+    await leader.close(1006);
+    await leader.reopen();
+    await leader.welcome({ a: 5, t: "new" }, { epoch: "F", version: 2 });
+    await look(follower);
+    expect(follower.core.replica.confirmed).toMatchObject({ epoch: "F", version: 2 });
+    expect(follower.shown).toEqual({ a: 1, t: "new" });
+    await follower.stored(set("/a", 2));
+    expect(follower.core.replica.pending.map(({ change }) => change.epoch)).toEqual(["E", "F"]);
+  });
+
+  test("a follower mirrors what the leader's line does", async () => {
+    const { leader, follower } = await pair();
+    expect(follower.core.status.connection).toBe("connecting");
+    follower.feed({ type: "mirror", line: leader.core.view });
+    expect(follower.core.status).toMatchObject({ connection: "online", sharedTabs: true });
+    await leader.close(4404);
+    follower.feed({ type: "mirror", line: leader.core.view });
+    expect(follower.core.status).toMatchObject({
+      connection: "closed",
+      error: { code: "session_not_found" },
+    });
+  });
+
+  test("where the shared store fails, a follower goes on as a client of its own", async () => {
+    const { leader, follower } = await pair();
+    await follower.stored(set("/a", 1));
+    follower.failing = "QuotaExceededError";
+    const own = follower.change(set("/a", 2));
+    await follower.settle();
+    expect(follower.core.clientId).not.toBe(leader.core.clientId);
+    expect(follower.core.status).toMatchObject({
+      storage: "memory",
+      sharedTabs: false,
+      savedOnDevice: false,
+    });
+    // What the shared outbox has is the leader's to send.
+    expect(follower.core.replica.pending.map(({ ref }) => ref)).toEqual([own]);
+  });
+
+  test("B2: whoever writes when: all tabs end with one outbox, in one order, without gaps", async () => {
+    const step = fc.record({
+      tab: fc.nat(2),
+      act: fc.constantFrom("type", "look", "both", "foreign", "acknowledge"),
+      at: fc.nat(8),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 25 }), async (steps) => {
+        const store = durableMemory();
+        const leader = await new Device(store).join({ t: "", n: 0 });
+        const tabs = [
+          leader,
+          await new Device(store).start(false),
+          await new Device(store).start(false),
+        ];
+        let version = 0;
+        for (const { tab, act, at } of steps) {
+          const device = tabs[tab] ?? leader;
+          const text = (one: Device) => String(one.shown?.t);
+          if (act === "type") await device.stored(type(Math.min(at, text(device).length), `${at}`));
+          if (act === "look") await look(device);
+          if (act === "both") {
+            for (const one of tabs) one.change(type(Math.min(at, text(one).length), "b"));
+            await Promise.all(tabs.map((one) => one.settle()));
+          }
+          if (act === "foreign") {
+            const n = { op: "replace", path: "/n", value: at } as const;
+            await leader.frame(commit(++version, [n]));
+          }
+          const first = leader.changes.find(
+            ({ seq }) => seq === (leader.core.mark?.decided ?? 0) + 1,
+          );
+          if (act === "acknowledge" && first) {
+            const { index, insert } = first.ops[0] as { index: number; insert: string };
+            const patch = { op: "str_ins", path: "/t", pos: index, str: insert } as const;
+            await leader.acknowledge(++version, [patch], first.seq);
+          }
+        }
+        for (const one of [...tabs, ...tabs]) await look(one);
+        const [one, ...others] = tabs.map(({ core }) => ({
+          shown: core.replica.shown,
+          confirmed: core.replica.confirmed,
+          pending: core.replica.pending.map(({ ref, change }) => [ref, change.seq, change.ops]),
+        }));
+        for (const other of others) expect(other).toEqual(one);
+        const sent = leader.changes.map(({ seq }) => seq);
+        expect(sent).toEqual(sent.map((_, index) => index + 1));
+        for (const { decided, kept } of tabs) {
+          expect(new Set(decided.map(({ ref }) => ref)).size).toBe(decided.length);
+          expect(kept.every(([, durable]) => durable)).toBe(true);
+        }
+      }),
+      { numRuns: 150 },
+    );
+  });
+});

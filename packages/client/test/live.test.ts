@@ -1,0 +1,182 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Store } from "../src";
+import { type ConnectOptions, connect, memoryStore, type Session } from "../src";
+import { LiveServer, Wire } from "./support/live";
+import { until } from "./support/page";
+
+interface Doc {
+  title: string;
+  n: number;
+  list: { id?: string; v: number }[];
+  by: Record<string, number>;
+}
+
+const EMPTY: Doc = { title: "", n: 0, list: [], by: {} };
+
+const server = new LiveServer();
+const open: Session<Doc>[] = [];
+
+beforeAll(async () => void (await server.start()), 30_000);
+afterAll(async () => {
+  await Promise.all(open.map((session) => session.close()));
+  await server.stop();
+});
+
+function join(id: string, options: Partial<ConnectOptions> = {}): Session<Doc> & { wire: Wire } {
+  const wire = new Wire();
+  const session = connect<Doc>({
+    url: server.url,
+    session: id,
+    create: { state: EMPTY },
+    store: memoryStore(),
+    env: wire.env(),
+    ...options,
+  });
+  open.push(session);
+  return Object.assign(session, { wire });
+}
+
+/** What the server has, as a client that knows nothing is told. */
+async function stored(id: string): Promise<{ state: Doc; version: number }> {
+  const reader = join(id, { create: {} });
+  await reader.ready;
+  const { confirmed, version } = reader;
+  await reader.close();
+  return { state: confirmed as Doc, version };
+}
+
+test("every operation ends on the real server as this client expected", async () => {
+  const session = join("operations");
+  await session.ready;
+  session.update((draft) => {
+    draft.title = "Grüße 😀";
+    draft.list.push({ v: 1 }, { v: 2 }, { v: 3 });
+    draft.by.constructor = 5 as never;
+  });
+  session.set("/by/__proto__", 7);
+  session.splice("/title", 6, 1, "🎈!");
+  session.inc("/n", 2.5);
+  const [first, second] = session.state.list;
+  session.move(`/list/#${first?.id}`);
+  session.insert("/list", { id: "x", v: 9 }, second?.id);
+  session.insert("/list", { id: "x", v: 10 }, null);
+  session.unset(`/list/#${second?.id}`);
+  session.change([
+    { op: "test", path: "/n", value: 2.5 },
+    { op: "set", path: "/n", value: 3 },
+  ]);
+  session.insert("/list", { id: "y", v: 11 }, "gone");
+  session.set("/list/#z", { id: "z", v: 12 });
+  const expected = session.state;
+  await until(() => session.status.saved);
+  expect(session.rejected).toEqual([]);
+  expect(session.confirmed).toEqual(expected);
+  expect((await stored("operations")).state).toEqual(expected);
+});
+
+test("the server is killed in mid-typing: all is there, once, in order", async () => {
+  const session = join("killed");
+  await session.ready;
+  let text = "";
+  for (let i = 0; i < 150; i++) {
+    const word = `${i} `;
+    session.splice("/title", text.length, 0, word);
+    session.inc("/n");
+    text += word;
+    if (i === 50) {
+      await server.kill();
+      void server.start();
+    }
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  expect(session.state).toMatchObject({ title: text, n: 150 });
+  await until(() => session.status.saved, "saved after the restart", 15_000);
+  expect((await stored("killed")).state).toMatchObject({ title: text, n: 150 });
+}, 30_000);
+
+test("every acknowledgement is lost: inc ends exact", async () => {
+  const session = join("lost");
+  await session.ready;
+  await until(() => session.status.connection === "online");
+  for (let round = 0; round < 5; round++) {
+    session.wire.deaf = true;
+    for (let i = 0; i < 20; i++) session.inc("/n");
+    const wanted = (round + 1) * 20;
+    for (let n = 0; n < wanted; ) ({ n } = (await stored("lost")).state);
+    session.wire.cut();
+    session.wire.deaf = false;
+    await until(() => session.status.saved);
+    expect(session.state.n).toBe(wanted);
+  }
+  expect(await stored("lost")).toMatchObject({ version: 100, state: { n: 100 } });
+}, 30_000);
+
+test("two devices, offline and back, end with one state", async () => {
+  const one = join("pair");
+  const two = join("pair");
+  await Promise.all([one.ready, two.ready]);
+  for (let round = 0; round < 6; round++) {
+    if (round % 2 === 1) for (const { wire } of [one, two]) wire.cut();
+    for (const [name, session] of [
+      ["one", one],
+      ["two", two],
+    ] as const) {
+      for (let i = 0; i < 10; i++) {
+        session.update((draft) => {
+          draft.by[name] = round * 10 + i;
+          if (i % 3 === 0) draft.list.push({ v: i });
+          if (i % 4 === 0) draft.list.shift();
+        });
+        session.inc("/n");
+      }
+      session.set("/title", `${name} ${round}`);
+    }
+    await until(() => one.status.saved && two.status.saved && one.version === two.version);
+  }
+  expect(one.state).toEqual(two.state);
+  expect(one.state).toMatchObject({ n: 120, by: { one: 59, two: 59 } });
+  expect(one.rejected).toEqual([]);
+  const { state, version } = await stored("pair");
+  expect(state).toEqual(one.state);
+  expect(version).toBe(one.version);
+  // Both wrote one field without having seen the other's: the value that lost is kept.
+  await until(() => one.conflicts.length + two.conflicts.length > 0);
+}, 30_000);
+
+test("a refusal of the real server ends in the list", async () => {
+  const session = join("refused");
+  await session.ready;
+  const change = session.change([{ op: "restore", version: 99 }]);
+  await expect(change.acknowledged).rejects.toMatchObject({ name: "ReattachError" });
+  await until(() => session.rejected.length === 1);
+  await session.inc("/n").acknowledged;
+});
+
+test("a cloned profile: the two names come apart, nothing is lost or twice", async () => {
+  const disk = { ...memoryStore(), durable: true };
+  const first = join("cloned", { store: { ...disk, close() {} } });
+  await first.ready;
+  await first.inc("/n", 1).acknowledged;
+  await first.close();
+  const twin: Store = { ...memoryStore(), durable: true };
+  const rows = ["meta", "snapshot", "conflicts", "commit/0000000000000001"];
+  const prefix = `${[server.url, "", "cloned"].map(encodeURIComponent).join("/")}/tab/0/`;
+  await disk.transaction("readonly", async (tx) => {
+    const values = await Promise.all(rows.map((row) => tx.get(prefix + row)));
+    await twin.transaction("readwrite", async (copy) => {
+      for (const [at, row] of rows.entries()) {
+        if (values[at] !== undefined) copy.put(prefix + row, values[at]);
+      }
+    });
+  });
+  const offline = { url: server.url };
+  const one = join("cloned", { store: disk, ...offline });
+  const two = join("cloned", { store: twin, env: { ...new Wire().env(), channel: undefined } });
+  await Promise.all([one.ready, two.ready]);
+  one.inc("/n", 10);
+  await new Promise((resolve) => setTimeout(resolve, 3));
+  two.inc("/n", 100);
+  await until(() => one.status.saved && two.status.saved && one.version === two.version);
+  expect((await stored("cloned")).state.n).toBe(111);
+  expect(one.state.n).toBe(111);
+}, 20_000);
