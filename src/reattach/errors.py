@@ -16,6 +16,7 @@ __all__ = [
     "NotAuthenticated",
     "PreconditionFailed",
     "ReattachError",
+    "SessionEnded",
     "SessionErased",
     "SessionNotFound",
     "StoreError",
@@ -80,6 +81,13 @@ class KeyAnswered(ReattachError):
 
     code = "idempotency_key_answered"
     status = 409
+
+
+class SessionEnded(ReattachError):
+    """The session has ended: it can be read, and written no more."""
+
+    code = "session_ended"
+    status = 410
 
 
 class SessionErased(ReattachError):

@@ -51,7 +51,8 @@ def plain(document: Document, patch: _Patch) -> list[Mapping[str, Any]]:
     """Carry out a commit's patch and return it with RFC 6902's operations alone."""
     result: list[Mapping[str, Any]] = []
     for op in patch:
-        step(document, [op])
+        # A copy: later operations reach into the document's values, not into what is returned.
+        step(document, [copy.deepcopy(op)])
         if op["op"] in {"str_ins", "str_del"}:
             place = _find(document, parse(op["path"]), inserting=False)
             # Two edits of one text in a row are one replacement.

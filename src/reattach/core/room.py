@@ -22,7 +22,7 @@ from reattach.core.connection import (
     Role,
 )
 from reattach.core.limits import Limits
-from reattach.core.session import Client, Edit, Proposal, Session, apply_ops
+from reattach.core.session import Client, Edit, Proposal, Session, apply_ops, printable
 from reattach.core.values import check
 from reattach.errors import BadRequest, ChangeRefused, Forbidden, ReattachError
 from reattach.store.base import (
@@ -253,13 +253,8 @@ class Room:
             self.hang(connection, Close.BAD_FRAME, error.message)
             return
         older = self.connections.get(hello.client_id)
-        allowed = self.limits.max_user_connections
-        if allowed is not None and older is None:
-            mine = sum(one.user_id == connection.user_id for one in self.connections.values())
-            if mine >= allowed:
-                reason = f"expected at most {allowed} connections of a user: close another"
-                self.hang(connection, Close.TOO_FAST, reason)
-                return
+        if older is None and self._is_crowded(connection):
+            return
         client = self._know_client(connection.user_id, hello.client_id, hello.device.id, record)
         for refusal in refusals:
             client.refusals.setdefault(refusal.seq, refusal)
@@ -286,6 +281,18 @@ class Room:
         for frame, size in held:
             self.receive(connection, frame, size, now)
 
+    def _is_crowded(self, connection: Connection) -> bool:
+        """Send a connection away whose user has enough of them."""
+        allowed = self.limits.max_user_connections
+        if allowed is None:
+            return False
+        others = (*self.connections.values(), *self.observers)
+        if sum(one.user_id == connection.user_id for one in others) < allowed:
+            return False
+        reason = f"expected at most {allowed} connections of a user: close another"
+        self.hang(connection, Close.TOO_FAST, reason)
+        return True
+
     def introduce(
         self,
         user_id: str,
@@ -306,6 +313,13 @@ class Room:
     def _check_owner(
         self, user_id: str, client_id: str, device: HelloDevice, record: ClientRecord | None
     ) -> None:
+        self._check_device(user_id, device)
+        client = self.session.clients.get(client_id)
+        owner = client.user_id if client else record.user_id if record else None
+        if owner is not None and owner != user_id:
+            raise Forbidden("this client id is another user's")
+
+    def _check_device(self, user_id: str, device: HelloDevice) -> None:
         known = self.devices.get(device.id)
         if known is not None and known.user_id != user_id:
             raise Forbidden("this device is another user's")
@@ -313,10 +327,6 @@ class Room:
         most = self.limits.max_device_info_bytes
         if len(encode(device.info)) > most:
             raise BadRequest(f"expected device.info of at most {most} bytes")
-        client = self.session.clients.get(client_id)
-        owner = client.user_id if client else record.user_id if record else None
-        if owner is not None and owner != user_id:
-            raise Forbidden("this client id is another user's")
 
     def _know_client(
         self, user_id: str, client_id: str, device_id: str, record: ClientRecord | None
@@ -364,12 +374,19 @@ class Room:
         connection.heard_at = now
         if connection.phase is Phase.CLOSED:
             return
+        try:
+            self._carry_out(connection, frame, size, now)
+        except ChangeRefused as error:
+            self.complain(connection, error.code, error.message)
+
+    def _carry_out(self, connection: Connection, frame: Frame, size: int, now: int) -> None:
         act = TRANSITIONS.get((connection.phase, type(frame)))
         if act is Act.CHANGE:
             assert isinstance(frame, Change)
             self._take(connection, frame, size)
         elif act is Act.ECHO:
             assert isinstance(frame, Heartbeat)
+            check(frame.t, depth=self.limits.max_nesting, path="/t")
             self._send(connection, encode(HeartbeatEcho(frame.t, now)))
         elif act is Act.PRESENCE:
             assert isinstance(frame, Presence)
@@ -380,7 +397,10 @@ class Room:
         elif act is Act.CHECKPOINT:
             assert isinstance(frame, SaveCheckpoint)
             self.complain(
-                connection, "not_supported", "checkpoints come with a later version", ref=frame.ref
+                connection,
+                "not_supported",
+                "checkpoints come with a later version",
+                ref=printable(frame.ref),
             )
         elif act is Act.HOLD:
             connection.held.append((frame, size))
@@ -417,6 +437,11 @@ class Room:
 
     def observe(self, connection: Connection, frames: Sequence[bytes] | None, now: int) -> None:
         """Let a reader in, at rest; ``frames`` None means that it starts with the state."""
+        if self.ended:
+            self.hang(connection, Close.ENDED, "the session has ended")
+            return
+        if self._is_crowded(connection):
+            return
         self.observers.add(connection)
         connection.phase = Phase.LIVE
         if frames is None:
@@ -543,6 +568,8 @@ class Room:
         assert flight is not None, "no batch is in flight"
         self.flight = None
         self.session.land()
+        if not self.queue:
+            self.session.replayed.clear()
         self.recorded = self.session.record
         self._tell(flight.told)
         for queued in flight.taken:
@@ -581,18 +608,68 @@ class Room:
         """Give up what waits to be written beside changes."""
         self._changed_devices, self._activity = {}, []
 
-    def catch_up(self, commits: Sequence[CommitRecord], recorded: Any) -> None:
-        """Take in what the log holds beyond what is here, and tell everybody."""
-        self.session.replay(commits)
-        self.session.record = recorded
+    def catch_up(
+        self,
+        recorded: Any,
+        commits: Sequence[CommitRecord],
+        clients: Sequence[tuple[ClientRecord, Sequence[RefusalRecord]]],
+    ) -> None:
+        """Take in what the database holds beyond what is here, and tell everybody.
+
+        ``clients`` are those with changes in line, with their refusals from the first of these on.
+        """
+        session = self.session
+        # Who came and went is not in the log: it is still to be written.
+        pending = {
+            name: getattr(session.record, name)
+            for name in ("disconnected_at", "reconnected_at")
+            if getattr(session.record, name) != getattr(self.recorded, name)
+        }
+        session.replay(commits)
+        session.record = msgspec.structs.replace(recorded, **pending)
         self.recorded = recorded
-        self._tell([(None, commit.body) for commit in commits])
+        refused: dict[str, deque[RefusalRecord]] = {}
+        for record, refusals in clients:
+            client = session.know(record, known=True)
+            client.refusals.update((one.seq, one) for one in refusals)
+            refused[record.client_id] = deque(refusals)
+        told: list[tuple[Connection | None, bytes]] = []
+        # In the order of each client's numbers: one that is told of a number asks for no lower one.
+        for commit in commits:
+            earlier = refused.get(commit.client_id or "")
+            while earlier and commit.seq is not None and earlier[0].seq < commit.seq:
+                self._tell_refusal(earlier.popleft(), told)
+            told.append((None, commit.body))
+        for rest in refused.values():
+            for refusal in rest:
+                self._tell_refusal(refusal, told)
+        self._tell(told)
 
-    def waiting_clients(self) -> set[str]:
-        """Return the clients with changes in line."""
-        return {queued.proposal.client_id for queued in self.queue}
+    def _tell_refusal(
+        self, refusal: RefusalRecord, told: list[tuple[Connection | None, bytes]]
+    ) -> None:
+        """Answer a change in line that was refused, it turns out, and take it out."""
+        for queued in self.queue:
+            one, connection = queued.proposal, queued.connection
+            if (one.client_id, one.seq, one.at) == (
+                refusal.client_id,
+                refusal.seq,
+                refusal.client_at,
+            ) and connection is not None:
+                self.queue.remove(queued)
+                self._answered(connection)
+                told.append((connection, refusal.body))
+                return
 
-    def keys(self) -> list[Request]:
+    def waiting_clients(self) -> dict[str, int]:
+        """Return the clients with changes in line, and the lowest number of each."""
+        lowest: dict[str, int] = {}
+        for queued in self.queue:
+            name, seq = queued.proposal.client_id, queued.proposal.seq
+            lowest[name] = min(seq, lowest.get(name, seq))
+        return lowest
+
+    def keyed(self) -> list[Request]:
         """Return the requests in line that record an idempotency key."""
         requests = (queued.request for queued in self.queue)
         return [one for one in requests if one is not None and one.key is not None]
@@ -607,12 +684,6 @@ class Room:
         if decision is None:
             return
         self._again(lookup.connection, lookup.at, decision.client_at, decision.refusal)
-
-    def begin_epoch(self, epoch: str) -> None:
-        """A client has seen versions that the log has not: history was lost, another begins."""
-        self._update_record(epoch=epoch, epoch_version=self.session.version)
-        for connection in (*self.connections.values(), *self.observers):
-            self.hang(connection, Close.RESTART, "the session's history was set back: come back")
 
     def fail(self, error: ReattachError) -> list[Connection]:
         """The room cannot go on: answer what waits, and return who is connected."""
@@ -668,8 +739,11 @@ class Room:
             flight.told.append((None, decision.body))
             if request is not None and request.record is not None:
                 session.idempotency = request.record(session, decision)
-        elif connection is not None:
-            flight.told.append((connection, decision.body))
+        else:
+            # A change that came by HTTP may have its client's down-link here.
+            told = connection or self.connections.get(proposal.client_id)
+            if told is not None:
+                flight.told.append((told, decision.body))
         if request is not None:
             flight.settled.append((request, Result(session.version, decision)))
 
@@ -688,13 +762,14 @@ class Room:
         if connection is None:
             return
         refusal = client.refusals.get(proposal.seq)
-        if refusal is None and proposal.seq != client.seq:
+        commit = self.session.replayed.get((proposal.client_id, proposal.seq))
+        if refusal is not None:
+            told = _again(proposal.at, refusal.client_at, refusal.body)
+            flight.told.append((connection, told))
+        elif commit is None:
             flight.lookups.append(LookUp(connection, proposal.client_id, proposal.seq, proposal.at))
-            return
-        at = client.at if refusal is None else refusal.client_at
-        if at != proposal.at or refusal is not None:
-            body = None if refusal is None else refusal.body
-            flight.told.append((connection, _again(proposal.at, at, body)))
+        elif commit.client_at != proposal.at:
+            flight.told.append((connection, _again(proposal.at, commit.client_at, None)))
 
     def _again(
         self, connection: Connection, at: int, decided_at: int, refusal: bytes | None
@@ -714,6 +789,7 @@ class Room:
             flight.settled.append((request, SequenceGap(message, expected)))
         elif connection is not None and not connection.gap_told:
             connection.gap_told = True
+            self.session.document.undo.append((setattr, (connection, "gap_told", False)))
             flight.told.append(
                 (connection, encode(Error("sequence_gap", message, expected=expected)))
             )
@@ -742,6 +818,7 @@ class Room:
         self.effects.append(Send(connection, (data,)))
 
     def _presence(self, connection: Connection, frame: Presence) -> None:
+        check(frame.data, depth=self.limits.max_nesting, path="/data")
         data = encode(PresenceOf(connection.device_id, frame.data))
         if len(data) > self.limits.max_presence_bytes + 200:
             most = self.limits.max_presence_bytes
@@ -826,13 +903,26 @@ class Room:
 
     def _arrive(self, connection: Connection, hello: Hello, now: int) -> None:
         self.sight(connection.user_id, hello.device, now)
-        if self.recorded.disconnected_at is not None and not self.connections:
+        record = self.session.record
+        left, back = record.disconnected_at, record.reconnected_at
+        if left is not None and (back is None or back < left) and not self.connections:
             self._update_record(reconnected_at=now)
         self._update_record(last_activity=max(now, self.session.record.last_activity))
         self._note(
             "connected", now, connection.user_id, hello.device.id, {"client_id": hello.client_id}
         )
         self._devices_untold = True
+
+    def greet(self, user_id: str, device: HelloDevice, now: int) -> None:
+        """Take a sign of life of a device without a connection; written now and then only.
+
+        Raises `Forbidden` where the device is another user's.
+        """
+        self._check_device(user_id, device)
+        known = self.devices.get(device.id)
+        interval = self.limits.heartbeat_interval_ms
+        if known is None or now - known.last_activity >= interval:
+            self.sight(user_id, device, now)
 
     def sight(self, user_id: str, device: HelloDevice, now: int) -> None:
         """Note that a user's device was there, and what it tells of itself."""

@@ -127,7 +127,8 @@ class Session:
         for record in loaded.conflicts:
             self._know_conflict(msgspec.json.decode(record.body, type=Conflict), record.body)
         self.replayed: dict[tuple[str, int], CommitRecord] = {}
-        """Commits of the log that came back after a batch whose outcome was unknown."""
+        """Commits of the log that came back after a batch whose outcome was unknown, until those
+        who wait for them are answered."""
         self.replay(loaded.tail)
         self.record = loaded.session
         self.replayed.clear()
@@ -157,7 +158,6 @@ class Session:
 
     def land(self) -> None:
         """Make the batch final: it is durable."""
-        self.replayed.clear()
         self.document.settle()
         for name in self._advanced:
             self.clients[name].known = True

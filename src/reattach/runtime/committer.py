@@ -7,7 +7,8 @@ at once, and told what became of them. Nobody hears of anything before that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import structlog
@@ -24,6 +25,10 @@ log = structlog.get_logger("reattach.committer")
 class Member(Protocol):
     """Somebody with something to write."""
 
+    @property
+    def session_id(self) -> str:
+        """The session that its part is about."""
+
     def cut(self) -> Append | None:
         """Return the part to be written now, if there is one. One of the next three follows."""
 
@@ -35,6 +40,9 @@ class Member(Protocol):
 
     def refused(self, error: StoreRefused) -> None:
         """The database refuses this part, alone as it stood; nothing of it was written."""
+
+    def broken(self, error: Exception) -> None:
+        """One of the above failed, which is a fault of ours: give up what is in memory."""
 
 
 class Committer:
@@ -75,10 +83,16 @@ class Committer:
                 await self._wake.wait()
             wanting, self._wanting = self._wanting, {}
             parts: list[tuple[Member, Append]] = []
+            sessions: set[str] = set()
             for member in wanting:
-                part = member.cut()
-                if part is not None:
-                    parts.append((member, part))
+                if member.session_id in sessions:
+                    self.want(member)  # a batch has one part for each session
+                    continue
+                sessions.add(member.session_id)
+                with _contained(member):
+                    part = member.cut()
+                    if part is not None:
+                        parts.append((member, part))
             if parts:
                 await self._write(parts)
 
@@ -88,7 +102,8 @@ class Committer:
                 outcomes = await self._store.append([part for _, part in parts])
         except StoreRefused as refused:
             if len(parts) == 1:
-                parts[0][0].refused(refused)
+                with _contained(parts[0][0]):
+                    parts[0][0].refused(refused)
                 return
             log.warning("batch refused, trying each session alone", sessions=len(parts))
             for one in parts:
@@ -100,7 +115,19 @@ class Committer:
                 error=str(error) or type(error).__name__,
             )
             for member, _ in parts:
-                member.lost(error)
+                with _contained(member):
+                    member.lost(error)
         else:
             for (member, _), outcome in zip(parts, outcomes, strict=True):
-                member.landed(outcome)
+                with _contained(member):
+                    member.landed(outcome)
+
+
+@contextlib.contextmanager
+def _contained(member: Member) -> Iterator[None]:
+    """Keep a fault in one session from ending the writer of all."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("a session failed inside the server and is opened anew")
+        member.broken(error)

@@ -6,7 +6,7 @@ Everything here runs on one event loop. What must see only durable state runs `a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -35,7 +35,7 @@ from reattach.errors import (
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
 from reattach.store.base import Append, Outcome, SessionRecord, Store
-from reattach.wire import Change, Frame, Unreadable
+from reattach.wire import Frame, RequestSync, Unreadable
 
 __all__ = ["Host", "Line"]
 
@@ -97,6 +97,11 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # What others ask of it
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.room.session_id
 
     @property
     def idle(self) -> bool:
@@ -170,7 +175,7 @@ class Host:
         """Feed a frame; one that needs durable state waits for it."""
         room = self.room
         now = self._clock.now()
-        if type(frame) is Change or room.at_rest:
+        if type(frame) is not RequestSync or room.at_rest:
             room.receive(connection, frame, size, now)
         else:
             self._at_rest.append(lambda: room.receive(connection, frame, size, self._clock.now()))
@@ -274,6 +279,11 @@ class Host:
             room.forget_housekeeping()
         self._rest()
 
+    def broken(self, error: Exception) -> None:
+        """What is in memory cannot be trusted any more: the database has what is durable."""
+        del error
+        self.close(Close.RESTART, "the server failed on this session: come back")
+
     def flush(self) -> None:
         """Carry out what the room wants, and ask to write what it has."""
         room = self.room
@@ -327,14 +337,12 @@ class Host:
             watcher.set()
 
     async def _look_up(self, lookup: LookUp) -> None:
-        try:
-            decision = await self._store.decision(
-                self.room.session_id, lookup.client_id, lookup.seq
-            )
-        except StoreError:
-            return  # the client sends again, and asks again
-        self.room.looked_up(lookup, decision)
-        self.flush()
+        decision = await self._insist(
+            lambda: self._store.decision(self.room.session_id, lookup.client_id, lookup.seq)
+        )
+        if not self.closed:
+            self.room.looked_up(lookup, decision)
+            self.flush()
 
     def _recover(self) -> None:
         self.room.abort()
@@ -343,15 +351,25 @@ class Host:
         self._spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
+        try:
+            self._take_in(await self._insist(self._read_ahead))
+        except Exception as error:
+            log.exception("a session could not be recovered", session=self.room.session_id)
+            self.broken(error)
+
+    async def _insist(self, read: Callable[[], Awaitable[T]]) -> T | None:
+        """Read until the database answers; None when the session was closed meanwhile."""
         delay = _FIRST_RETRY_MS
-        while True:
+        while not self.closed:
             try:
-                found = await self._read_ahead()
-            except (StoreError, OSError):
+                async with asyncio.timeout(self._timeout_ms / 1000):
+                    return await read()
+            except (StoreError, OSError):  # a timeout is one
                 await self._clock.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY_MS)
-            else:
-                break
+        return None
+
+    def _take_in(self, found: Any) -> None:
         if self.closed:
             return
         if found is None:
@@ -360,10 +378,7 @@ class Host:
         self._recovering = False
         record, commits, clients, answered = found
         room = self.room
-        for client in clients:
-            if client is not None:
-                room.session.know(client, known=True)
-        room.catch_up(commits, record)
+        room.catch_up(record, commits, clients)
         for request in answered:
             room.withdraw(request, KeyAnswered("the request was answered before: ask again"))
         self._rest()
@@ -378,14 +393,17 @@ class Host:
         )
         if record.version != room.session.version + len(commits):
             return None
-        clients = [
-            await store.client(room.session_id, client_id)
-            for client_id in sorted(room.waiting_clients())
-        ]
+        clients = []
+        for client_id, lowest in sorted(room.waiting_clients().items()):
+            client = await store.client(room.session_id, client_id)
+            if client is not None:
+                # Refusals of the lost batch: in the log they leave no trace.
+                refusals = await store.refusals(room.session_id, client_id, lowest - 1)
+                clients.append((client, refusals))
         # One of these would find the session moved for ever: its row can be written only once.
         answered = [
             request
-            for request in room.keys()
+            for request in room.keyed()
             if request.key is not None and await store.idempotent(*request.key) is not None
         ]
         return record, commits, clients, answered

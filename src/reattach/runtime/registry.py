@@ -70,6 +70,7 @@ class _Single:
 
     def __init__(self, part: Append) -> None:
         self.part = part
+        self.session_id = part.session_id
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def cut(self) -> Append:
@@ -81,6 +82,9 @@ class _Single:
 
     def lost(self, error: BaseException) -> None:
         self._fail(Unavailable(f"the database does not answer ({error}): try again"))
+
+    def broken(self, error: Exception) -> None:
+        self._fail(ReattachError(f"the server failed: {error}", code="internal"))
 
     def refused(self, error: StoreRefused) -> None:
         self._fail(error)
@@ -400,10 +404,12 @@ class Registry:
                 )
                 created = True
         host, connection.role = await self.admit(session_id, user)
+        while await self._begins_epoch(host, connection, hello):
+            host, connection.role = await self.admit(session_id, user)
         connection.user_id = user.id
         host.pins += 1
         try:
-            await self._make_ready(host, connection, hello)
+            await self._make_ready(host, hello)
             record = await self.store.client(session_id, hello.client_id)
             refusals = await self.store.refusals(session_id, hello.client_id, hello.seq)
 
@@ -411,9 +417,10 @@ class Registry:
                 if connection.phase is Phase.CLOSED:
                     return  # it is gone meanwhile
                 self.connections[connection] = host
+                whole = backlog is not None and frames is None
                 room.join(
                     connection,
-                    hello,
+                    msgspec.structs.replace(hello, epoch=None) if whole else hello,
                     record=record,
                     refusals=refusals,
                     created=created,
@@ -482,34 +489,59 @@ class Registry:
         await host.at_rest(lambda room: enter(room, None))
         host.flush()
 
-    async def _make_ready(self, host: Host, connection: Connection, hello: Hello) -> None:
-        """See to it that the session's log reaches as far as its client's, or has a new epoch."""
+    async def _begins_epoch(self, host: Host, connection: Connection, hello: Hello) -> bool:
+        """Begin another epoch where an editor has seen versions that the log has not.
 
-        def inspect(room: Room) -> tuple[bool, int | None]:
-            session = room.session
+        True: it is durable, or somebody else wrote meanwhile; the session is to be opened again,
+        and whoever was connected comes back to it. Nobody is welcomed in between.
+        """
+        part = await host.at_rest(partial(self._new_epoch, host, connection, hello))
+        if part is None:
+            return False
+        log.warning(
+            "a client has seen versions that the database has not: a new epoch begins",
+            session=part.session_id,
+            client_version=hello.version,
+            version=host.room.recorded.version,
+        )
+        try:
+            await self._write(part)
+        finally:
+            host.close(Close.RESTART, "the session's history was set back: come back")
+        return True
+
+    def _new_epoch(
+        self, host: Host, connection: Connection, hello: Hello, room: Room
+    ) -> Append | None:
+        record = room.recorded
+        if connection.role == Role.VIEWER or hello.epoch != record.epoch:
+            return None
+        if hello.version is None or hello.version <= record.version:
+            return None
+        host.hold()
+        return Append(
+            session_id=record.session_id,
+            expected=Expected(
+                version=record.version, epoch=record.epoch, access_version=record.access_version
+            ),
+            session=msgspec.structs.replace(
+                record, epoch=self.clock.new_id(), epoch_version=record.version
+            ),
+        )
+
+    async def _make_ready(self, host: Host, hello: Hello) -> None:
+        """See to it that commits are at hand that are worth less than a whole state."""
+
+        def lacking(room: Room) -> int | None:
             if hello.epoch != room.recorded.epoch or hello.version is None:
-                return False, None
-            if hello.version > session.version:
-                if connection.role == Role.VIEWER:
-                    return False, None
-                log.warning(
-                    "a client has seen versions that the database has not: a new epoch begins",
-                    session=room.session_id,
-                    client_version=hello.version,
-                    version=session.version,
-                )
-                room.begin_epoch(self.clock.new_id())
-                return True, None
-            return False, hello.version if session.lacks(hello.version) else None
+                return None
+            return hello.version if room.session.lacks(hello.version) else None
 
-        begun, lacking = await host.at_rest(inspect)
-        if begun:
-            host.flush()
-            await host.at_rest(lambda room: None)
-        if lacking is not None:
+        after = await host.at_rest(lacking)
+        if after is not None:
             commits = await self.store.log(
                 host.room.session_id,
-                first=lacking + 1,
+                first=after + 1,
                 max_bytes=host.room.session.document.weight,
             )
             await host.at_rest(lambda room: room.session.backfill(commits))

@@ -1,0 +1,314 @@
+"""The command ``reattach``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+
+from reattach import logs
+from reattach.errors import ReattachError
+from reattach.server.app import Reattach
+from reattach.server.uvicorn_ws import UvicornProtocol
+
+__all__ = ["main"]
+
+log = structlog.get_logger("reattach.serve")
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_CANNOT = 1
+"""The exit code when something is in the way."""
+_WRONG = 2
+"""The exit code when what was asked for makes no sense."""
+
+_LAST_RESORT: Final = 0.7
+"""Seconds beyond the shutdown timeout after which the process ends, whatever hangs."""
+
+main = typer.Typer(
+    name="reattach",
+    help="A session server that never loses a user's work.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with its variables would tell what is in states and tokens.
+    pretty_exceptions_enable=False,
+)
+
+
+class Auth(Enum):
+    """How users are known when the application has no `authenticate` of its own."""
+
+    NONE = "none"
+
+
+class LogLevel(Enum):
+    """From which level on the log is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class _Refused(Exception):
+    """Why the server does not start, in one line."""
+
+    def __init__(self, message: str, code: int = _CANNOT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@main.callback(invoke_without_command=True)
+def reattach(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """A session server that never loses a user's work."""
+    if show_version:
+        _out.print(f"reattach {version('reattach')}")
+        raise typer.Exit
+
+
+@main.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")
+    ] = 8000,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="Where sessions live: sqlite:///relative.db or sqlite:////absolute.db. Goes before"
+            " the application's own.  [default: sqlite:///reattach.db]",
+            show_default=False,
+        ),
+    ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(help="The Reattach object to serve, as package.module:attribute."),
+    ] = None,
+    auth: Annotated[
+        Auth, typer.Option(help="How users are known without an application's authenticate.")
+    ] = Auth.NONE,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What to log, from this level on.")
+    ] = LogLevel.INFO,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON lines.")] = False,
+) -> None:
+    """Serve sessions until SIGTERM or SIGINT."""
+    del auth  # there is one way only, and `_load` says where it does not go
+    logs.configure(log_level.value, json=json_logs)
+    try:
+        served = _load(app, database)
+        _check_host(served, host)
+        sockets = _bind(host, port)
+        server = _Server(served, sockets, partial(_say_ready, host, sockets))
+        server.run()
+    except _Refused as refused:
+        _err.print(f"reattach: {refused}", markup=False)
+        raise typer.Exit(refused.code) from None
+    except ReattachError as error:
+        _err.print(f"reattach: {error.message}", markup=False)
+        raise typer.Exit(_CANNOT) from None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our WebSockets, and an end of ours."""
+
+    def __init__(
+        self,
+        reattach: Reattach,
+        sockets: list[socket.socket],
+        ready: Callable[[], None],
+    ) -> None:
+        config = uvicorn.Config(
+            reattach,
+            loop="uvloop",
+            http="httptools",
+            ws=partial(UvicornProtocol, reattach),  # type: ignore[arg-type]  # it is called, no more
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        super().__init__(config)
+        self._reattach = reattach
+        self._sockets = sockets
+        self._ready = ready
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal comes; raises what keeps it from starting."""
+        del sockets
+        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+            runner.run(self._start_and_serve())
+
+    async def _start_and_serve(self) -> None:
+        # Before uvicorn, which would make a traceback and an exit of what goes wrong.
+        await self._reattach.start()
+        try:
+            await self.serve(self._sockets)
+        finally:
+            await self._reattach.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise _Refused(_in_the_way(error, self._sockets[0].getsockname())) from None
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, finish what is under way, say 1012 to every connection, end.
+
+        The sessions come first: so everybody is told, and streams end by themselves. What is left
+        of the time goes to clients that are slow to go.
+        """
+        budget = self._reattach.settings.shutdown_timeout_ms / 1000
+        begun = time.monotonic()
+        last_resort = threading.Timer(budget + _LAST_RESORT, _end_now)
+        last_resort.daemon = True
+        last_resort.start()
+        log.info("stopping", connections=len(self.server_state.connections))
+        for server in self.servers:
+            server.close()
+        await self._reattach.stop()
+        left = max(0.1, begun + budget - time.monotonic())
+        self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # seconds
+        await super().shutdown(sockets)
+        log.info("stopped", seconds=round(time.monotonic() - begun, 3))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals as what they are here: the wish to end in good order, with exit code 0."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _end_now() -> None:
+    """End although something hangs: nobody was told of anything that is not durable."""
+    _err.print("reattach: the database hangs, ending without it: nothing that was saved is lost")
+    os._exit(0)
+
+
+def _check_host(served: Reattach, host: str) -> None:
+    if served.authenticate is None and not _is_loopback(host):
+        raise _Refused(
+            f"expected a loopback host (127.0.0.1, ::1 or localhost), got {host}: without"
+            " authentication (--auth none) whoever reaches the server may read and write"
+            " everything. Serve an --app whose Reattach has an authenticate",
+            _WRONG,
+        )
+
+
+def _load(app: str | None, database: str | None) -> Reattach:
+    try:
+        served = Reattach(database=database) if app is None else _import(app)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "REATTACH_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise _Refused(f"{name}: {first['msg']}", _WRONG) from None
+    if app is not None and database is not None:
+        served.use_database(database)
+    return served
+
+
+def _import(name: str) -> Reattach:
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise _Refused(f"expected --app package.module:attribute, got {name!r}", _WRONG)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # it is there and wants something that is not: its traceback says what
+        raise _Refused(
+            f"there is no module {module_name!r} (No module named {error.name!r}), looked for in"
+            f" {Path.cwd()} and among what is installed: see --app",
+            _WRONG,
+        ) from None
+    found: object = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Reattach):
+        kind = "nothing" if found is None else f"an object of type {type(found).__name__}"
+        raise _Refused(f"expected {name} to be a Reattach, got {kind}: see --app", _WRONG)
+    return found
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """Take the addresses, before anything is opened that would have to be closed again."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _Refused(f"cannot listen on {host}: {error.strerror}", _WRONG) from None
+    sockets: list[socket.socket] = []
+    for family, _, _, _, wanted in dict.fromkeys(found):
+        one = socket.socket(family, socket.SOCK_STREAM)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken = sockets[0].getsockname()[1] if sockets else port
+        address = (wanted[0], taken, *wanted[2:])
+        try:
+            one.bind(address)
+        except OSError as error:
+            for bound in (*sockets, one):
+                bound.close()
+            raise _Refused(_in_the_way(error, address)) from None
+        sockets.append(one)
+    return sockets
+
+
+def _in_the_way(error: OSError, address: tuple[object, ...]) -> str:
+    where = f"{address[0]} port {address[1]}"
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"cannot listen on {where}: {reason}. Stop what listens there, or give another --port"
+
+
+def _say_ready(host: str, sockets: list[socket.socket]) -> None:
+    name = f"[{host}]" if ":" in host else host
+    _out.print(f"Reattach serves http://{name}:{sockets[0].getsockname()[1]}", markup=False)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

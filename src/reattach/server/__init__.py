@@ -1,0 +1,1 @@
+"""The way in: HTTP, WebSocket and Server-Sent Events, each a thin shell over the runtime."""

@@ -1,0 +1,266 @@
+"""`Reattach`: the server as one ASGI application, to be served or mounted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final, Self
+
+from fastapi import FastAPI
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from reattach.errors import StoreError, Unavailable
+from reattach.runtime.clock import Clock, SystemClock
+from reattach.runtime.registry import Registry
+from reattach.server import problems, rest, ws
+from reattach.server.auth import Auth, Authenticate
+from reattach.sessions import Sessions
+from reattach.settings import Settings
+from reattach.store.base import Store
+from reattach.store.sqlite import SQLiteStore
+
+__all__ = ["Lifespan", "Reattach", "store_at"]
+
+Lifespan = Callable[["Reattach"], AbstractAsyncContextManager[None]]
+"""What an application runs beside its sessions: entered when they are at hand, left before."""
+
+_SQLITE: Final = "sqlite:///"
+
+
+class Reattach:
+    """Sessions that outlive connections, as an ASGI application.
+
+    Serve it (``reattach serve --app package.module:reattach``), or mount it under any prefix and
+    have it run as long as its host does::
+
+        reattach = Reattach(database="sqlite:///reattach.db")
+
+        @asynccontextmanager
+        async def lifespan(app):
+            async with reattach:
+                yield
+
+        app = FastAPI(lifespan=lifespan)
+        app.mount("/sessions", reattach)
+
+    Without that it starts on first use, and is not stopped in good order. A start that fails
+    raises what is wrong, such as `DatabaseHeld`, and may be tried again.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: str | None = None,
+        settings: Settings | None = None,
+        authenticate: Authenticate | None = None,
+        schemas: Sequence[Any] = (),
+        store: Store | None = None,
+        clock: Clock | None = None,
+        lifespan: Lifespan | None = None,
+    ) -> None:
+        """Describe the server; nothing is opened yet.
+
+        ``database`` (a URL, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``) goes before
+        the one in ``settings``; a ``store`` goes before both. Without ``authenticate`` there is one
+        user, and only this machine is let in. ``lifespan(reattach)`` is entered when sessions are
+        at hand and left before they are closed.
+        """
+        self.settings = Settings() if settings is None else settings
+        self.authenticate = authenticate
+        self.schemas = tuple(schemas)
+        self.clock = SystemClock() if clock is None else clock
+        self.auth = Auth(authenticate)
+        self.sessions = Sessions(self.running)
+        self._store = store
+        self.lifespan = lifespan
+        self._life: _Life | None = None
+        self._stopped = False
+        if database is not None:
+            self.use_database(database)
+        elif store is None:
+            store_at(self.settings.database)
+        self.app = FastAPI(
+            title="Reattach",
+            version=version("reattach"),
+            lifespan=self._serve,
+            docs_url=None,
+            redoc_url=None,
+        )
+        problems.install(self.app)
+        self.app.include_router(rest.routes(self))
+        self.app.router.routes.append(
+            WebSocketRoute("/ws/session/{session_id}", partial(ws.endpoint, self))
+        )
+
+    def use_database(self, url: str) -> None:
+        """Keep sessions in another database from the next start on; raises `StoreError`."""
+        store_at(url)
+        self.settings = self.settings.model_copy(update={"database": url})
+        self._store = None
+
+    # Life
+
+    @property
+    def registry(self) -> Registry:
+        """The open sessions; raises `Unavailable` while the server does not run."""
+        if self._life is None or self._life.registry is None:
+            raise Unavailable("the server does not run: start it, or come back")
+        return self._life.registry
+
+    async def running(self) -> Registry:
+        """Return the open sessions; starts the server on its first use."""
+        if self._life is None or self._life.registry is None:
+            if self._stopped:
+                raise Unavailable("the server was stopped: come back")
+            await self.start()
+        return self.registry
+
+    async def start(self) -> None:
+        """Open the database and begin, unless that was done. Raises what keeps it from it."""
+        while self._life is not None and self._life.ending and not self._life.over:
+            await self._life.end()
+        if self._life is None or self._life.over:
+            self._stopped = False
+            self._life = _Life(self, self._new_registry())
+        await self._life.begun()
+
+    async def stop(self) -> None:
+        """Send every connection away (1012), make durable what is under way, close the database.
+
+        Takes `Settings.shutdown_timeout_ms` at most, if the database lets it.
+        """
+        self._stopped = True
+        if self._life is not None:
+            await self._life.end()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or serve one WebSocket (ASGI)."""
+        if scope["type"] != "lifespan" and not self._stopped:
+            await self.start()
+        await self.app(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _serve(self, _: FastAPI) -> AsyncIterator[None]:
+        async with self:
+            yield
+
+    def _new_registry(self) -> Registry:
+        settings = self.settings
+        store = store_at(settings.database) if self._store is None else self._store
+        return Registry(
+            store,
+            settings.limits(one_user=self.authenticate is None),
+            self.clock,
+            store_timeout_ms=settings.store_timeout_ms,
+            idle_session_ms=settings.idle_session_ms,
+        )
+
+
+class _Life:
+    """One run of a server, from its start to its stop, in one task of its own."""
+
+    def __init__(self, reattach: Reattach, registry: Registry) -> None:
+        self.registry: Registry | None = None
+        """The open sessions, while they are at hand."""
+        self._loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._end = asyncio.Event()
+        self._reminder = weakref.finalize(self, _remind)
+        self._task = self._loop.create_task(self._run(reattach, registry), name="reattach")
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or never began."""
+        return self._task.done()
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was asked to end."""
+        return self._end.is_set()
+
+    async def begun(self) -> None:
+        """Return when it has begun; raises what kept it from it."""
+        if self._loop is not asyncio.get_running_loop():
+            raise Unavailable("the server was started on another event loop: stop it there first")
+        await asyncio.shield(self._begun)
+
+    async def end(self) -> None:
+        """End it; raises what went wrong since it had begun."""
+        self._end.set()
+        # Not awaited itself: whoever waits may be cancelled, and this goes on.
+        await asyncio.wait({self._task})
+        if self._begun.exception() is None:
+            self._task.result()
+
+    async def _run(self, reattach: Reattach, registry: Registry) -> None:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                await registry.start()
+                stack.push_async_callback(self._stop, registry, reattach.settings)
+                self.registry = registry
+                if reattach.lifespan is not None:
+                    await stack.enter_async_context(reattach.lifespan(reattach))
+                self._begun.set_result(None)
+                await self._end.wait()
+        except asyncio.CancelledError:
+            # The event loop ends, and nobody had said so before.
+            if self._begun.done():
+                self._reminder()
+            raise
+        except Exception as error:
+            if self._begun.done():
+                raise
+            self._begun.set_exception(error)
+            self._begun.exception()  # whoever waited for it may have given up
+        finally:
+            self._reminder.detach()
+            self._begun.cancel()
+
+    async def _stop(self, registry: Registry, settings: Settings) -> None:
+        self.registry = None
+        await registry.stop(timeout_ms=settings.shutdown_timeout_ms)
+
+
+def _remind() -> None:
+    warnings.warn(
+        "a Reattach was started and never stopped: what is saved is safe, but its clients were cut"
+        " off. Run it inside `async with reattach:` in the lifespan of the application that mounts"
+        " it (a mounted application has none of its own)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def store_at(url: str) -> Store:
+    """Return the store that a database URL means; raises `StoreError` for one that means none."""
+    scheme, _, _ = url.partition(":")
+    if scheme != "sqlite":
+        raise StoreError(
+            f"expected a database URL such as sqlite:///reattach.db, got one of {scheme!r}:"
+            " SQLite is the only database yet",
+            code="bad_database_url",
+        )
+    path = url.removeprefix(_SQLITE)
+    if path in {"", url} or path.startswith(":memory:"):
+        raise StoreError(
+            "expected sqlite:/// and the path of a file (sqlite:///relative.db or"
+            f" sqlite:////absolute.db), got {url!r}",
+            code="bad_database_url",
+        )
+    return SQLiteStore(path)

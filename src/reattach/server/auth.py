@@ -1,0 +1,118 @@
+"""Who sends a request, and whether its host and origin may.
+
+Without an application's ``authenticate`` there is one user, and only this machine is let in. A page
+of another site that a browser on this machine shows is not: by its origin, or, where DNS was bent
+to bring it here, by its host.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from reattach.errors import Forbidden, NotAuthenticated
+from reattach.runtime.registry import User
+
+__all__ = ["Auth", "Authenticate", "bearer"]
+
+Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
+"""Says who is there; the token that came, if any, is ``connection.state.token``."""
+
+LOCAL_USER: Final = User("local")
+"""The one user of a server without ``authenticate``."""
+
+_MAX_USER_ID = 255
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Auth:
+    """Identifies users by what the application says, or lets this machine's one user in."""
+
+    def __init__(self, authenticate: Authenticate | None = None) -> None:
+        """Take the application's function; None lets in whoever sits at this machine."""
+        self._authenticate = authenticate
+
+    async def identify(self, connection: HTTPConnection, token: str | None) -> User:
+        """Return who is there; raises `NotAuthenticated`.
+
+        ``token`` is that of the ``hello`` or of the Authorization header. The application's
+        function finds it as ``connection.state.token``.
+        """
+        connection.state.token = token
+        if self._authenticate is None:
+            return LOCAL_USER
+        answer = self._authenticate(connection)
+        user = await answer if inspect.isawaitable(answer) else answer
+        if not isinstance(user, User):
+            raise TypeError(f"expected authenticate to return a User, got {type(user).__name__}")
+        if not 0 < len(user.id.encode("utf-8", "surrogatepass")) <= _MAX_USER_ID:
+            raise NotAuthenticated(f"expected a user id of 1 to {_MAX_USER_ID} bytes")
+        return user
+
+    def check_host_and_origin(self, connection: HTTPConnection) -> None:
+        """Raise `Forbidden` where a request comes from where none may come from."""
+        host = connection.headers.get("host", "")
+        if self._authenticate is None:
+            _check_loopback(connection, host)
+        origin = connection.headers.get("origin")
+        if origin is not None and not _same_origin(origin, host):
+            raise Forbidden(
+                f"expected a page of {host[:80]!r} itself, got one of {origin[:80]!r}: serve the"
+                " page from the same host and port as the server",
+                code="forbidden_origin",
+            )
+
+
+def bearer(connection: HTTPConnection) -> str | None:
+    """Return the token of the Authorization header (RFC 6750), if one came."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _check_loopback(connection: HTTPConnection, host: str) -> None:
+    client = connection.client
+    if client is None or not _is_loopback(client.host):
+        raise Forbidden(
+            "expected a client on this machine, because nobody has to sign in here: give the"
+            " server an authenticate function to let others in",
+            code="forbidden_client",
+        )
+    name = _split(f"//{host}", 0)[0]
+    if name != "localhost" and not _is_loopback(name):
+        raise Forbidden(
+            f"expected localhost, 127.0.0.1 or [::1] as Host, got {host[:80]!r}: use one of these"
+            " in the address, or give the server an authenticate function",
+            code="forbidden_host",
+        )
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def _same_origin(origin: str, host: str) -> bool:
+    """Compare host and port. The scheme is the proxy's business: TLS may end before us."""
+    port = _PORTS.get(origin.partition(":")[0], 0)
+    if not port or not host:
+        return False  # "null", or an application's own scheme
+    return _split(origin, port) == _split(f"//{host}", port)
+
+
+def _split(url: str, port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        found = parts.port
+    except ValueError:
+        return ("", -1)
+    return (parts.hostname or "", found or port)

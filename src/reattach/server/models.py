@@ -1,0 +1,307 @@
+"""The bodies and answers of HTTP (`docs/protocol.md`, section 7), as OpenAPI shows them.
+
+Bodies are decoded by `reattach.server.body` and then held against these. Answers carry states and
+patches that are JSON bytes already, so nothing is validated on its way out; tests do that.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "ActivityPage",
+    "ChangesAnswer",
+    "ChangesBody",
+    "CommitPage",
+    "ConflictPage",
+    "CreateSession",
+    "DevicePage",
+    "HeartbeatBody",
+    "JsonPatchOperation",
+    "Problem",
+    "SessionAnswer",
+    "SessionId",
+    "SessionPage",
+    "Status",
+]
+
+_RESERVED = frozenset({"heartbeat", "check-connection", "import"})
+
+
+def _not_reserved(value: str) -> str:
+    if value in _RESERVED:
+        raise PydanticCustomError(
+            "reserved", "expected a session id, got {value}, which is a route", {"value": value}
+        )
+    return value
+
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:~-]{1,128}$")]
+SessionId = Annotated[Id, AfterValidator(_not_reserved)]
+"""1 to 128 of these characters, and not the name of a route."""
+
+Time = Annotated[int, Field(ge=0, le=2**53, description="Milliseconds since 1970.")]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Body(BaseModel):
+    """What clients send: unknown fields are ignored, and nothing is converted."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# Bodies
+
+
+class CreateSession(_Body):
+    """A session to be created. All fields may be left out."""
+
+    session_id: SessionId | None = Field(None, description="A random UUID when left out.")
+    state: dict[str, Any] | None = Field(None, description="Any JSON object; {} when left out.")
+    schema_: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, alias="schema", description="The name of the session's schema."
+    )
+    device_info: dict[str, Any] | None = Field(
+        None,
+        description="The first device: its `id` (a random one when left out) and `name`, if they"
+        " are strings, and whatever else is known of it, up to 4 KiB.",
+    )
+
+
+class Device(_Body):
+    """What a client says of the device that it runs on."""
+
+    id: Id
+    name: Annotated[str, StringConstraints(max_length=256)] | None = None
+    info: dict[str, Any] | None = Field(None, description="Anything, up to 4 KiB.")
+
+
+class Operation(BaseModel):
+    """One operation; which fields it needs is told by `op`. List elements go by `#id`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    op: Literal["set", "unset", "insert", "move", "inc", "splice", "test", "end"]
+    path: str | None = Field(None, examples=["/user_responses/#r7/answer"])
+    value: Any = None
+
+
+class ChangeBody(BaseModel):
+    """An atomic list of operations by one client."""
+
+    seq: int = Field(ge=1, description="The client's number: 1, 2, 3, … without gaps.")
+    epoch: str
+    base: int = Field(ge=0, description="The newest version that the author had applied.")
+    at: Time
+    ops: list[Operation]
+    schema_version: int | None = None
+
+
+class ChangesBody(_Body):
+    """A client's outbox, or the beginning of it."""
+
+    client_id: Id
+    device: Device
+    t: Annotated[Time, Field(description="The client's clock as it sends, ms since 1970.")]
+    changes: list[SkipValidation[ChangeBody]]
+
+
+class HeartbeatBody(_Body):
+    """A sign of life of a device."""
+
+    session_id: SessionId
+    device: Device
+
+
+class JsonPatchOperation(BaseModel):
+    """One operation of RFC 6902. Indexes mean the current version."""
+
+    op: Literal["add", "remove", "replace", "move", "copy", "test"]
+    path: str
+    from_: str | None = Field(None, alias="from")
+    value: Any = None
+
+
+# Answers
+
+
+class Schema(_Answer):
+    """A session's schema."""
+
+    name: str
+    version: int | None
+
+
+class SessionSummary(_Answer):
+    """A session without its state."""
+
+    session_id: str
+    epoch: str
+    version: int
+    user_id: str
+    schema_: Schema | None = Field(alias="schema")
+    created_at: Time
+    last_activity: Time
+    is_active: bool
+    disconnected_at: Time | None
+    reconnected_at: Time | None
+
+
+class SessionAnswer(SessionSummary):
+    """A session as it is durably."""
+
+    state: dict[str, Any]
+
+
+class SessionPage(_Answer):
+    """Sessions, newest activity first."""
+
+    items: list[SessionSummary]
+    next: str | None
+
+
+class Rejected(_Answer):
+    """A change that was refused for good; its number is used up."""
+
+    type: Literal["rejected"]
+    seq: int
+    code: str
+    message: str
+    path: str | None = None
+
+
+class ChangesAnswer(_Answer):
+    """What became of the changes."""
+
+    seq: int = Field(description="The client's last decided number.")
+    version: int = Field(description="The session's version.")
+    rejected: list[Rejected] = Field(description="Those of the changes that were refused.")
+
+
+class By(_Answer):
+    """Whose a commit or a value is."""
+
+    client_id: str | None
+    seq: int | None = None
+    device_id: str | None
+    user_id: str | None
+    source: Literal["device", "server"]
+
+
+class ConflictSide(_Answer):
+    """A value of a conflict, or `absent`, and whose it is."""
+
+    value: Any = None
+    absent: bool | None = None
+    by: By
+    at: Time
+    version: int | None = None
+
+
+class Conflict(_Answer):
+    """A value that a merge did not keep."""
+
+    id: str
+    path: str
+    policy: str
+    status: Literal["auto", "open", "resolved"]
+    kept: ConflictSide
+    lost: ConflictSide
+    version: int
+
+
+class ConflictPage(_Answer):
+    """Conflicts, newest first."""
+
+    items: list[Conflict]
+    next: str | None
+
+
+class Commit(_Answer):
+    """A commit: the exact patch from `version` - 1."""
+
+    type: Literal["state_update", "session_restored"]
+    version: int
+    patch: list[dict[str, Any]] = Field(
+        description="RFC 6902 with `str_ins` and `str_del` for text, or without (`patches`)."
+    )
+    by: By
+    at: Time
+    conflicts: list[Conflict] | None = None
+    from_version: int | None = None
+    to_version: int | None = None
+    checkpoint_id: str | None = None
+
+
+class CommitPage(_Answer):
+    """Commits, in order."""
+
+    items: list[Commit]
+    next: str | None
+
+
+class DeviceStatus(_Answer):
+    """A device of the session."""
+
+    id: str
+    name: str | None
+    online: bool
+    is_primary: bool
+    last_activity: Time
+
+
+class DevicePage(_Answer):
+    """The session's devices, oldest first."""
+
+    items: list[DeviceStatus]
+    next: str | None
+
+
+class ActivityLine(_Answer):
+    """One line of the activity log."""
+
+    activity_type: str
+    at: Time
+    user_id: str | None
+    device_id: str | None
+    data: dict[str, Any]
+
+
+class ActivityPage(_Answer):
+    """The activity log, newest first."""
+
+    items: list[ActivityLine]
+    next: str | None
+
+
+class Status(_Answer):
+    """That all is well."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="What went wrong, for programs.", examples=["bad_path"])
+    path: str | None = Field(None, description="Where: a JSON Pointer into the body or state.")
+    expected: int | None = Field(None, description="The number that has to come first.")
+    retry_after_ms: int | None = None

@@ -1,0 +1,263 @@
+"""`reattach serve`: starting, refusing to start, and ending in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.conftest import Serve
+from tests.server.peer import joined, opened
+from tests.support.paths import BIN
+from tests.support.server import free_port
+
+
+def reattach(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / "reattach"), *arguments],
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "80"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def refusal(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> str:
+    """What it says when it does not start: one line, no traceback."""
+    done = reattach("serve", *arguments, cwd=cwd, environment=environment)
+    assert done.returncode in {1, 2}
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+# Starting
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert reattach("--version", cwd=tmp_path).stdout == f"reattach {version('reattach')}\n"
+
+
+async def test_one_line_tells_the_address(serve: Serve) -> None:
+    server = await serve(app=None)
+    assert server.log_tail() == f"Reattach serves {server.url}"
+
+
+def write_app(folder: Path, text: str) -> None:
+    (folder / "wizard.py").write_text(text)
+
+
+async def test_an_application_of_the_working_directory_is_served(
+    serve: Serve, tmp_path: Path
+) -> None:
+    write_app(
+        tmp_path,
+        "from reattach import Reattach\n"
+        "reattach = Reattach(database='sqlite:///ignored.db')\n"
+        "@reattach.app.get('/mine')\n"
+        "async def mine() -> str:\n"
+        "    return 'mine'\n",
+    )
+    server = await serve(app="wizard:reattach", cwd=tmp_path)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"{server.url}/mine")).json() == "mine"
+    assert server.database.exists()
+    assert not (tmp_path / "ignored.db").exists()
+
+
+async def test_the_log_can_be_json_lines(serve: Serve) -> None:
+    server = await serve(app=None, arguments=["--json-logs"])
+    await server.stop()
+    ready, *lines = server.log_tail().splitlines()
+    assert ready == f"Reattach serves {server.url}"
+    stopping, stopped = map(json.loads, lines)
+    assert (stopping["event"], stopping["level"]) == ("stopping", "info")
+    assert (stopped["event"], stopped["logger"]) == ("stopped", "reattach.serve")
+
+
+def test_neither_states_nor_tokens_are_in_tracebacks(tmp_path: Path) -> None:
+    for json_logs in (True, False):
+        program = (
+            "import structlog\nfrom reattach import logs\n"
+            f"logs.configure(json={json_logs})\n"
+            "def fail(token): raise RuntimeError('failed')\n"
+            "try:\n    fail(token='sec' + 'ret')\n"
+            "except RuntimeError:\n    structlog.get_logger('x').exception('it failed')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        assert "RuntimeError: failed" in done.stderr
+        assert "secret" not in done.stderr
+
+
+# Refusing to start
+
+
+async def test_a_second_server_on_the_database_says_who_holds_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = await serve(app=None)
+    port = str(free_port())
+    said = refusal("--port", port, "--database", f"sqlite:///{server.database}", cwd=tmp_path)
+    assert re.search(rf"process {server.pid} holds it: stop that one, or give", said)
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal("--port", str(port), cwd=tmp_path)
+    assert f"127.0.0.1 port {port}: Address already in use" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        ("no.such.module:reattach", "there is no module 'no.such.module' (No module named 'no')"),
+        ("wizard:nothing", "expected wizard:nothing to be a Reattach, got nothing"),
+        ("wizard:text", "expected wizard:text to be a Reattach, got an object of type str"),
+        ("wizard", "expected --app package.module:attribute, got 'wizard'"),
+    ],
+)
+def test_an_application_that_is_none_is_told(tmp_path: Path, app: str, says: str) -> None:
+    write_app(tmp_path, "text = ''\n")
+    assert says in refusal("--app", app, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://user:secret@db/x", "SQLite is the only database yet"),
+        ("reattach.db", "expected a database URL such as sqlite:///reattach.db"),
+        ("sqlite://reattach.db", "expected sqlite:/// and the path of a file"),
+        ("sqlite:///:memory:", "expected sqlite:/// and the path of a file"),
+    ],
+)
+def test_a_database_that_is_none_is_told(tmp_path: Path, url: str, says: str) -> None:
+    said = refusal("--database", url, cwd=tmp_path)
+    assert says in said
+    assert "secret" not in said
+
+
+def test_a_setting_that_is_none_is_told(tmp_path: Path) -> None:
+    said = refusal(cwd=tmp_path, environment={"REATTACH_MAX_NESTING": "deep"})
+    assert "REATTACH_MAX_NESTING: Input should be a valid integer" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])  # noqa: S104
+def test_without_authentication_only_this_machine_is_served(tmp_path: Path, host: str) -> None:
+    """Section 8: --auth none, loopback only."""
+    said = refusal("--host", host, cwd=tmp_path)
+    assert f"expected a loopback host (127.0.0.1, ::1 or localhost), got {host}" in said
+
+
+# Ending
+
+
+async def test_sigterm_says_1012_to_everybody_and_ends(serve: Serve) -> None:
+    """Section 5: 1012, the server restarts."""
+    server = await serve(app=None)
+    async with joined(server.ws_url) as one, opened(server.ws_url) as greeting:
+        ended = asyncio.create_task(server.stop(within=5))
+        assert await one.closed() == (1012, "the server restarts: come back")
+        assert (await greeting.closed())[0] == 1012
+        assert await ended == 0
+
+
+async def test_sigterm_makes_durable_what_was_acknowledged_and_loses_nothing(
+    serve: Serve,
+) -> None:
+    """Section 5: durable first; exactly once."""
+    server = await serve(app=None)
+    async with joined(server.ws_url, state={"n": 0}) as peer:
+        epoch = peer.epoch
+        stop = asyncio.create_task(server.stop(within=5))
+        acknowledged = 0
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await peer.change({"op": "inc", "path": "/n", "by": 1})
+                acknowledged = (await peer.expect("state_update"))["version"]
+        assert await stop == 0
+    await server.start()
+    async with opened(server.ws_url) as again:
+        welcome = await again.hello()
+    assert welcome["epoch"] == epoch
+    assert welcome["state"]["n"] == welcome["version"] >= acknowledged > 0
+
+
+async def test_sigterm_does_not_wait_for_clients_that_hang(serve: Serve) -> None:
+    """SIGTERM ends within 5 s, whoever does not go: here sockets that are never read again."""
+    server = await serve(app=None)
+    async with joined(server.ws_url) as stuck, httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"{server.url}/healthz")).status_code == 200  # kept alive
+        with socket.create_connection(("127.0.0.1", server.port)) as half:
+            half.sendall(b"GET /ws/session/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            stuck.stop_reading()
+            begun = time.monotonic()
+            assert await server.stop(within=5) == 0
+            assert time.monotonic() - begun < 5
+        stuck.go_on_reading()
+
+
+async def test_sigterm_does_not_wait_for_a_database_that_hangs(serve: Serve) -> None:
+    """SIGTERM ends within 5 s; what was not acknowledged may be lost by the server alone."""
+    server = await serve(app=None)
+    async with joined(server.ws_url) as peer:
+        with closing(sqlite3.connect(server.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await peer.change({"op": "set", "path": "/n", "value": 1})
+            await peer.send(type="heartbeat")
+            await peer.expect("heartbeat")
+            assert await server.stop(within=5) == 0
+            other.execute("ROLLBACK")
+    await server.start()
+    async with opened(server.ws_url) as again:
+        assert (await again.hello())["version"] in {0, 1}
+
+
+async def test_sigterm_ends_event_streams(serve: Serve) -> None:
+    """SIGTERM ends within 5 s, with readers of Server-Sent Events."""
+    server = await serve(app=None)
+    async with httpx.AsyncClient(trust_env=False, base_url=server.url) as client:
+        made = await client.post("/api/v0/session", json={"session_id": "s1"})
+        assert made.status_code == 201
+        async with client.stream("GET", "/api/v0/session/s1/events") as stream:
+            lines = stream.aiter_lines()
+            assert await anext(lines) == "event: initial_state"
+            begun = time.monotonic()
+            ended = asyncio.create_task(server.stop(within=5))
+            async for _ in lines:
+                pass
+            assert await ended == 0
+            assert time.monotonic() - begun < 3
+
+
+async def test_sigint_is_the_same(serve: Serve) -> None:
+    server = await serve(app=None)
+    async with joined(server.ws_url) as one:
+        subprocess.run(["kill", "-INT", str(server.pid)], check=True)
+        assert (await one.closed())[0] == 1012
+    assert await server.stop(within=5) == 0
