@@ -483,6 +483,8 @@ async def test_a_clients_clock_is_corrected_and_never_ahead(outbox: Outbox) -> N
     history = (await outbox.api.get(session_url(rest="/history"))).json()["items"]
     assert before - 1100 < history[0]["at"] < before
     assert before <= history[1]["at"] < before + 30_000
+    # Rule B5: by the time as it was sent, a client knows its changes again.
+    assert [one["client_at"] for one in history] == [1000, 9_000_000]
 
 
 async def test_unsound_operations_use_up_their_number(outbox: Outbox) -> None:

@@ -247,10 +247,16 @@ class Commit(_Answer):
     checkpoint_id: str | None = None
 
 
+class PastCommit(Commit):
+    """A commit of the history, with its change's `at` as the client sent it."""
+
+    client_at: Time | None = None
+
+
 class CommitPage(_Answer):
     """Commits, in order."""
 
-    items: list[Commit]
+    items: list[PastCommit]
     next: str | None
 
 

@@ -66,7 +66,6 @@ _PATIENCE: Final = 0.25
 """Seconds that a reader waits for a batch in flight; then it is shown what the database has."""
 _CHECK_TIMEOUT: Final = 2.0
 """Seconds that the database has to prove that it can commit."""
-_WAIT_MS: Final = 1_000
 
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
@@ -560,6 +559,7 @@ class _Rest:
         frames = [commit.body for commit in shown]
         if patches == "rfc6902":
             frames = await in_rfc6902(registry.store, session_id, shown)
+        frames = [_as_sent(*one) for one in zip(shown, frames, strict=True)]
         return _page(
             [msgspec.Raw(frame) for frame in frames],
             str(shown[-1].version + 1) if more else None,
@@ -847,6 +847,13 @@ def _unless(if_match: str) -> Callable[[Session], ReattachError | None]:
 
 def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(body, status, headers, "application/json")
+
+
+def _as_sent(commit: CommitRecord, frame: bytes) -> bytes:
+    """Add the change's ``at`` as its client sent it: by it a client knows its changes again."""
+    if commit.client_at is None:
+        return frame
+    return b'%b,"client_at":%d}' % (frame[:-1], commit.client_at)
 
 
 def _page(items: Sequence[Any], following: str | None) -> Response:
