@@ -17,9 +17,11 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 sources = $(shell find $(1) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print 2>/dev/null)
 
 CLIENT := packages/client
+REACT  := packages/react
 PAGE   := examples/gap_resolution
 # A package is built as soon as it is there.
 BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
+          $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
 .PHONY: help install run test lint format wheel pins lock clean
@@ -90,6 +92,10 @@ $(CLIENT)/dist/index.js: node_modules/.installed tsconfig.base.json $(call sourc
 	$(NPM) run build --workspace $(CLIENT)
 	touch $@
 
-$(PAGE)/pages/index.html: $(CLIENT)/dist/index.js $(call sources,$(PAGE)/web)
+$(REACT)/dist/index.js: $(CLIENT)/dist/index.js $(call sources,$(REACT))
+	$(NPM) run build --workspace $(REACT)
+	touch $@
+
+$(PAGE)/pages/index.html: $(CLIENT)/dist/index.js $(REACT)/dist/index.js $(call sources,$(PAGE)/web)
 	$(NPM) run build --workspace $(PAGE)/web
 	touch $@

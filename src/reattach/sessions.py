@@ -25,7 +25,7 @@ from reattach.wire import Op, SessionRestored, StateUpdate
 __all__ = ["Commit", "Sessions", "Snapshot", "server_request"]
 
 Commit: TypeAlias = StateUpdate | SessionRestored
-"""A commit: ``version``, ``patch`` (RFC 6902 and text operations), ``by``, ``at``, ``conflicts``."""
+"""A commit: its ``version``, ``patch`` (RFC 6902 and text), ``by``, ``at`` and ``conflicts``."""
 
 Ops: TypeAlias = Sequence[Mapping[str, Any]]
 """Operations of the protocol's section 3, as plain dicts."""

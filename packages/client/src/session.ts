@@ -176,6 +176,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   #status: Status;
   #connection: Status["connection"] = "connecting";
   #conflicts: readonly Conflict[] = [];
+  #conflictsOf: readonly ConflictRecord[] = [];
   #rejected: readonly RejectedChange[] = [];
   #rejectedOf: ReadonlyMap<string, Rejected> | null = null;
 
@@ -242,8 +243,10 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   /** The conflicts that nobody has settled. */
   get conflicts(): readonly Conflict[] {
     const now = this.#core.conflicts;
-    const before = this.#conflicts;
-    if (now.length !== before.length || now.some(({ id }, at) => before[at]?.id !== id)) {
+    const before = this.#conflictsOf;
+    // By record, not by id: the loser's later write replaces what a record calls lost.
+    if (now.length !== before.length || now.some((conflict, at) => before[at] !== conflict)) {
+      this.#conflictsOf = now;
       this.#conflicts = Object.freeze(
         now.map((conflict) => ({
           ...conflict,

@@ -1,9 +1,8 @@
-"""Time and chance, handed to everything that needs them, so that a simulator can hand in its own."""
+"""Time and chance, handed to all that needs them, so that a simulator can hand in its own."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 import uuid
 from typing import Protocol
@@ -26,9 +25,6 @@ class Clock(Protocol):
     def new_id(self) -> str:
         """Return a random id."""
 
-    def random(self) -> float:
-        """Return a random number from 0 to 1."""
-
 
 class SystemClock:
     """The machine's own."""
@@ -48,7 +44,3 @@ class SystemClock:
     def new_id(self) -> str:
         """Return a random UUID."""
         return str(uuid.uuid4())
-
-    def random(self) -> float:
-        """Return a random number from 0 to 1, for jitter."""
-        return random.random()  # noqa: S311

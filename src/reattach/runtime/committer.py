@@ -109,18 +109,21 @@ class Committer:
             for one in parts:
                 await self._write([one])
         except (StoreError, TimeoutError, OSError) as error:
-            log.error(
-                "the outcome of a batch is unknown; loading its sessions again",
-                sessions=len(parts),
-                error=str(error) or type(error).__name__,
-            )
-            for member, _ in parts:
-                with _contained(member):
-                    member.lost(error)
+            self._lose(parts, error)
         else:
             for (member, _), outcome in zip(parts, outcomes, strict=True):
                 with _contained(member):
                     member.landed(outcome)
+
+    def _lose(self, parts: Sequence[tuple[Member, Append]], error: Exception) -> None:
+        log.error(
+            "the outcome of a batch is unknown; loading its sessions again",
+            sessions=len(parts),
+            error=str(error) or type(error).__name__,
+        )
+        for member, _ in parts:
+            with _contained(member):
+                member.lost(error)
 
 
 @contextlib.contextmanager

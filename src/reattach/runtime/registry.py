@@ -173,8 +173,7 @@ class Registry:
             async with asyncio.timeout(self._timeout_ms / 1000):
                 loaded = await self.store.load(session_id)
         except (TimeoutError, StoreError) as error:
-            log.error("a session could not be loaded", session=session_id, error=str(error))
-            raise Unavailable("the session cannot be loaded now: nothing was lost") from error
+            raise _not_loaded(session_id, error) from error
         if loaded is None:
             raise SessionNotFound("there is no such session")
         host = self.hosts[session_id] = Host(
@@ -590,6 +589,11 @@ def _entered(
     else:
         enter(room, [*frames, *(body for number, body in session.tail if number > known)])
     return True
+
+
+def _not_loaded(session_id: str, error: Exception) -> Unavailable:
+    log.error("a session could not be loaded", session=session_id, error=str(error))
+    return Unavailable("the session cannot be loaded now: nothing was lost")
 
 
 def _member_hash(salt: bytes, user_id: str) -> bytes:

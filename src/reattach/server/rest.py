@@ -75,7 +75,7 @@ _ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 
 SessionPath = Annotated[models.SessionId, Path(description="The session's id.")]
-Next = Annotated[str | None, Query(description="`next` of the page before.")]
+After = Annotated[str | None, Query(alias="next", description="`next` of the page before.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", description="Makes the request safe to repeat for a day."),
@@ -298,10 +298,10 @@ class _Rest:
             last_activity=now,
         )
 
-    async def list_sessions(self, request: Request, next: Next = None) -> Response:  # noqa: A002
+    async def list_sessions(self, request: Request, after: After = None) -> Response:
         """List the caller's sessions, newest activity first."""
         registry = await self._reattach.running()
-        page = await registry.store.sessions(_user(request).id, next, _PAGE)
+        page = await registry.store.sessions(_user(request).id, after, _PAGE)
         return _page([_summary(record) for record in page.items], page.next)
 
     async def get(
@@ -538,11 +538,11 @@ class _Rest:
         last: Annotated[int | None, Query(alias="to", ge=0, description="Included.")] = None,
         client_id: Annotated[str | None, Query(description="Only this client's.")] = None,
         patches: Patches = "reattach",
-        next: Annotated[int | None, Query(ge=0)] = None,  # noqa: A002
+        after: Annotated[int | None, Query(alias="next", ge=0)] = None,
     ) -> Response:
         """List commits, in order."""
         registry, _, _ = await self._open(request, session_id)
-        start = max(first, next or 0)
+        start = max(first, after or 0)
         commits = await registry.store.log(
             session_id,
             first=start,
@@ -570,12 +570,12 @@ class _Rest:
         request: Request,
         session_id: SessionPath,
         status: Annotated[Literal["all", "auto", "open", "resolved"], Query()] = "all",
-        next: Next = None,  # noqa: A002
+        after: After = None,
     ) -> Response:
         """List the values that merges did not keep."""
         registry, _, _ = await self._open(request, session_id)
         wanted = None if status == "all" else status
-        page = await registry.store.conflicts(session_id, wanted, next, _PAGE)
+        page = await registry.store.conflicts(session_id, wanted, after, _PAGE)
         return _page([msgspec.Raw(record.body) for record in page.items], page.next)
 
     async def devices(self, request: Request, session_id: SessionPath) -> Response:
@@ -587,11 +587,11 @@ class _Rest:
         self,
         request: Request,
         session_id: SessionPath,
-        next: Next = None,  # noqa: A002
+        after: After = None,
     ) -> Response:
         """Show the activity log, newest first."""
         registry, _, _ = await self._open(request, session_id)
-        page = await registry.store.activity(session_id, next, _PAGE)
+        page = await registry.store.activity(session_id, after, _PAGE)
         items = [
             {
                 "activity_type": line.activity_type,
