@@ -33,7 +33,7 @@ def refused() -> Frame:
 
 async def test_every_acknowledgement_is_lost(server: ServerProcess) -> None:
     """Each client closes as soon as it has sent, and finds out by the next welcome's `seq`."""
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
 
     async def forgetful(name: str, by: int) -> WireClient:
         client = WireClient(server.ws_url, "s", name, create={"n": 0})
@@ -53,7 +53,9 @@ async def test_every_acknowledgement_is_lost(server: ServerProcess) -> None:
         assert len(client.committed) + len(client.rejected) == 25
         expected += by * len(client.committed)
         # Nearly all were learned from welcomes: their acknowledgements never came.
-        heard = [f for f in client.of_type("state_update") if f["by"]["client_id"] == client.client_id]
+        heard = [
+            f for f in client.of_type("state_update") if f["by"]["client_id"] == client.client_id
+        ]
         assert len(heard) < 25
     version = max(client.version or 0 for client in clients)
     for client in clients:

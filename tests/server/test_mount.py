@@ -111,6 +111,7 @@ def test_a_database_url_is_checked_at_once() -> None:
 
 
 async def test_updates_and_changes_in_process(database: str) -> None:
+    # Rule W6
     """With the guarantees of every client: section 5, durable first."""
     reattach = Reattach(database=database)
     async with uvicorn_of(host_of(reattach)) as where, joined(f"ws://{where}{PREFIX}") as peer:

@@ -98,6 +98,7 @@ async def patched(
 
 @pytest.mark.parametrize("case", cases())
 async def test_json_patch_suite(api: httpx.AsyncClient, case: Case) -> None:
+    # Rule T8
     expected = None if "error" in case else case.get("expected", case["doc"])
     await patched(api, "json-patch", case["doc"], json.dumps(case["patch"]), expected)
 
@@ -115,4 +116,5 @@ def test_the_suite_runs_but_for_what_is_no_state_or_disabled() -> None:
 async def test_merge_patch_table(
     api: httpx.AsyncClient, doc: str, patch: str, expected: str
 ) -> None:
+    # Rule T8
     await patched(api, "merge-patch", json.loads(doc), patch, json.loads(expected))

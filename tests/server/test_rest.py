@@ -97,6 +97,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> Json:
 
 
 async def test_a_session_is_created_with_what_was_sent(api: httpx.AsyncClient) -> None:
+    # Rules T4, T5 and ID2
     body = {
         "session_id": "s",
         "state": {"a": 1.5, "b": None},
@@ -130,6 +131,7 @@ async def test_an_id_is_random_unless_it_is_given_and_taken_once(api: httpx.Asyn
 
 @pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 129, "a/b", "heartbeat", "import", "a\n"])
 async def test_what_is_no_session_id_is_refused(api: httpx.AsyncClient, name: str) -> None:
+    # Rule ID1
     found = problem(await api.post("/api/v0/session", json={"session_id": name}), 400, "bad_body")
     assert found["path"] == "/session_id"
 
@@ -142,6 +144,7 @@ async def test_what_is_no_session_id_is_refused_in_a_path(
 
 
 async def test_sessions_are_listed_newest_activity_first_in_pages(api: httpx.AsyncClient) -> None:
+    # Rules T2 and T6
     for number in range(103):
         await create(api, name=f"s{number}")
     await api.patch(session_url("s0"), content="{}", headers=MERGE)
@@ -167,6 +170,7 @@ async def test_a_known_version_is_not_sent_again(api: httpx.AsyncClient) -> None
 
 
 async def test_the_past_can_be_read(api: httpx.AsyncClient) -> None:
+    # Rule T7
     await create(api, {"n": 0, "gone": 1})
     for number in range(1, 4):
         await merge(api, {"n": number, "gone": None})
@@ -194,6 +198,7 @@ async def test_a_patch_answers_the_session(api: httpx.AsyncClient) -> None:
 
 
 async def test_if_match_holds_a_patch_to_its_version(api: httpx.AsyncClient) -> None:
+    # Rule T8
     await create(api)
     etag = (await api.get(session_url())).headers["etag"]
     first = await merge(api, {"a": 1}, **{"If-Match": f'"x", {etag}'})
@@ -284,6 +289,7 @@ async def test_copies_that_would_fill_the_memory_are_stopped(api: httpx.AsyncCli
 async def test_writes_need_a_json_content_type(
     api: httpx.AsyncClient, method: str, path: str, kind: str
 ) -> None:
+    # Rule T19
     await create(api)
     answer = await api.request(method, path, content="{}", headers={"Content-Type": kind})
     problem(answer, 415, "unsupported_media_type")
@@ -332,6 +338,7 @@ async def test_bodies_and_states_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_a_repeated_patch_is_answered_as_the_first(api: httpx.AsyncClient) -> None:
+    # Rule T3
     await create(api, {"l": []})
     add = json.dumps([{"op": "add", "path": "/l/-", "value": 1}])
     headers = PATCH | {"Idempotency-Key": "k1"}
@@ -461,6 +468,7 @@ async def test_decided_changes_take_no_effect_again(outbox: Outbox) -> None:
 
 
 async def test_changes_apply_up_to_a_gap(outbox: Outbox) -> None:
+    # Rule T11
     changes = [outbox.change(seq, put(f"/k{seq}", seq)) for seq in (1, 2, 4, 3)]
     found = problem(await outbox.send(*changes), 409, "sequence_gap")
     assert found["expected"] == 3
@@ -513,6 +521,7 @@ async def test_values_that_cannot_be_kept_are_refused_durably(outbox: Outbox) ->
 
 
 async def test_changes_over_their_limits_are_refused(tmp_path: Path) -> None:
+    # Rule L5
     settings = Settings(max_change_bytes=500, max_change_operations=3, max_in_flight_changes=2)
     database = f"sqlite:///{tmp_path / 'small.db'}"
     async with Reattach(database=database, settings=settings) as small, client_of(small) as api:
@@ -563,6 +572,7 @@ async def test_a_client_and_a_device_belong_to_one_user(shared: Reattach) -> Non
 
 
 async def test_an_ended_session_takes_no_changes(outbox: Outbox) -> None:
+    # Rule O8
     assert (await outbox.send(outbox.change(1, {"op": "end"}))).json()["version"] == 1
     problem(await outbox.send(outbox.change(2)), 410, "session_ended")
     problem(await merge(outbox.api, {"a": 1}), 410, "session_ended")
@@ -575,6 +585,7 @@ async def test_an_ended_session_takes_no_changes(outbox: Outbox) -> None:
 
 
 async def test_history_has_bounds_clients_and_pages(outbox: Outbox) -> None:
+    # Rule T14
     await merge(outbox.api, {"m": 1})
     for start in range(1, 151, 50):
         changes = (outbox.change(seq, put("/n", seq)) for seq in range(start, start + 50))
@@ -634,6 +645,7 @@ async def test_history_can_do_without_text_operations(outbox: Outbox) -> None:
 
 
 async def test_conflicts_are_listed(outbox: Outbox) -> None:
+    # Rule T15
     other = Outbox(outbox.api, outbox.epoch, "c2")
     await outbox.send(outbox.change(1, put("/n", 1)))
     await other.send(other.change(1, put("/n", 2)))
@@ -648,6 +660,7 @@ async def test_conflicts_are_listed(outbox: Outbox) -> None:
 
 
 async def test_activity_is_listed(api: httpx.AsyncClient) -> None:
+    # Rule T16
     await create(api)
     found = (await api.get(session_url(rest="/activity"))).json()
     models.ActivityPage.model_validate(found)
@@ -655,6 +668,7 @@ async def test_activity_is_listed(api: httpx.AsyncClient) -> None:
 
 
 async def test_a_heartbeat_marks_its_device(reattach: Reattach, api: httpx.AsyncClient) -> None:
+    # Rule T17
     await create(api)
     body = {"session_id": "s", "device": {"id": "d", "name": "a page"}}
     answer = await api.post("/api/v0/session/heartbeat", json=body)
@@ -676,6 +690,7 @@ async def test_a_heartbeat_marks_its_device(reattach: Reattach, api: httpx.Async
 async def test_an_erased_session_is_gone_for_its_owner_and_unknown_to_others(
     shared: Reattach,
 ) -> None:
+    # Rule T9
     async with as_user(shared, "ann") as ann, as_user(shared, "bob") as bob:
         await create(ann, {"secret": 1})
         assert (await bob.delete(session_url())).status_code == 404
@@ -689,6 +704,7 @@ async def test_an_erased_session_is_gone_for_its_owner_and_unknown_to_others(
 
 
 async def test_to_a_stranger_a_session_is_as_one_that_never_was(shared: Reattach) -> None:
+    # Rule A3
     requests: list[tuple[str, str, Any]] = [
         ("GET", "", None),
         ("PATCH", "", {}),
@@ -715,6 +731,7 @@ async def test_to_a_stranger_a_session_is_as_one_that_never_was(shared: Reattach
 
 
 async def test_a_user_erases_all_that_is_theirs(shared: Reattach) -> None:
+    # Rule T10
     async with as_user(shared, "ann/1") as ann, as_user(shared, "bob") as bob:
         for number in range(3):
             await create(ann, name=f"a{number}")
@@ -730,6 +747,7 @@ async def test_a_user_erases_all_that_is_theirs(shared: Reattach) -> None:
 
 
 async def test_without_a_token_nobody_is_let_in(shared: Reattach) -> None:
+    # Rule A2
     async with client_of(shared) as api:
         for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic eA=="}):
             answer = await api.get("/api/v0/session", headers=headers)
@@ -758,6 +776,7 @@ async def test_without_a_token_nobody_is_let_in(shared: Reattach) -> None:
 async def test_the_one_user_needs_a_loopback_host(
     api: httpx.AsyncClient, host: str, allowed: bool
 ) -> None:
+    # Rule A1
     answer = await api.get("/api/v0/session", headers={"Host": host})
     if allowed:
         assert answer.status_code == 200
@@ -771,6 +790,7 @@ async def test_the_one_user_needs_a_loopback_host(
 async def test_the_one_user_sits_at_this_machine(
     reattach: Reattach, address: str, allowed: bool
 ) -> None:
+    # Rule A1
     transport = httpx.ASGITransport(app=reattach, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url=HERE) as api:
         answer = await api.get("/api/v0/session")
@@ -794,6 +814,7 @@ async def test_the_one_user_sits_at_this_machine(
 async def test_a_page_has_to_be_of_the_same_origin(
     reattach: Reattach, shared: Reattach, origin: str, allowed: bool
 ) -> None:
+    # Rule A4
     async with client_of(reattach) as local, as_user(shared, "ann") as ann:
         for api in (local, ann):
             answer = await api.get("/api/v0/session", headers={"Origin": origin})
@@ -807,6 +828,7 @@ async def test_a_page_has_to_be_of_the_same_origin(
 
 
 async def test_every_error_is_a_problem(api: httpx.AsyncClient) -> None:
+    # Rule T1
     problem(await api.get("/nowhere"), 404, "not_found")
     answer = await api.put(session_url())
     problem(answer, 405, "method_not_allowed")
@@ -853,6 +875,7 @@ async def test_a_database_that_is_away_is_told_with_when_to_come_back(
 async def test_one_check_serves_all_who_ask_at_the_time(
     api: httpx.AsyncClient, reattach: Reattach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Rules T17 and T18
     registry = await reattach.running()
     checks, go = 0, asyncio.Event()
 
@@ -873,6 +896,7 @@ async def test_one_check_serves_all_who_ask_at_the_time(
 async def test_nothing_is_shown_before_it_is_durable(
     api: httpx.AsyncClient, reattach: Reattach
 ) -> None:
+    # Rule W5
     await create(api, {"a": 0})
     path = reattach.settings.database.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -156,6 +156,7 @@ async def test_a_stream_begins_with_the_state_and_goes_on_with_commits(serve: Se
 
 
 async def test_a_stream_resumes_with_exactly_the_commits_after_it(serve: Serve) -> None:
+    # Rule T12
     server = await serve(app=None)
     async with client(server) as api:
         epoch = (await create(api))["epoch"]
@@ -240,6 +241,7 @@ async def test_a_comment_comes_at_every_interval(serve: Serve) -> None:
 
 
 async def test_a_down_link_is_its_clients(serve: Serve) -> None:
+    # Rule T13
     server = await serve(app=None)
     async with client(server) as api:
         epoch = (await create(api))["epoch"]
@@ -379,6 +381,7 @@ async def first_event(api: httpx.AsyncClient, last_id: str | None) -> Event:
 
 
 async def test_a_reader_that_is_too_slow_is_sent_away_and_loses_nothing(serve: Serve) -> None:
+    # Rule L9
     server = await serve(app=None, environment={"REATTACH_MAX_SEND_BUFFER_BYTES": "100000"})
     async with client(server) as api:
         epoch = (await create(api))["epoch"]
@@ -408,6 +411,7 @@ async def test_a_reader_that_is_too_slow_is_sent_away_and_loses_nothing(serve: S
 
 
 async def test_a_user_has_so_many_streams_of_a_session() -> None:
+    # Rule A5
     ann, settings = User("ann"), Settings(max_user_connections=2)
     options: Any = {"settings": settings, "authenticate": lambda _: ann}
     async with Reattach(store=MemoryStore(), **options) as reattach:

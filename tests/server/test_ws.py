@@ -118,6 +118,7 @@ async def test_a_session_id_may_be_percent_encoded(start: Start) -> None:
 
 
 async def test_a_foreign_origin_is_forbidden(start: Start) -> None:
+    # Rule A4
     """Section 8: Origin, where present, must be allowed."""
     url = await start()
     status, _ = await refused(f"{url}/ws/session/s1", origin="https://evil.example")
@@ -191,6 +192,7 @@ async def test_a_client_resumes_with_what_it_missed(start: Start) -> None:
 
 
 async def test_an_unknown_type_is_an_error_and_the_connection_stays(start: Start) -> None:
+    # Rule W1
     """Section 5: unknown_type."""
     url = await start()
     async with joined(url) as peer:
@@ -206,6 +208,7 @@ async def test_an_unknown_type_is_an_error_and_the_connection_stays(start: Start
     ids=["no JSON", "no object", "no type", "nothing", "binary", "no hello", "long reason"],
 )
 async def test_a_bad_frame_closes(start: Start, data: str | bytes) -> None:
+    # Rule W1
     """Section 5: 4400. RFC 6455, section 5.5: a reason of 123 bytes."""
     url = await start()
     async with opened(url) as peer:
@@ -217,6 +220,7 @@ async def test_a_bad_frame_closes(start: Start, data: str | bytes) -> None:
 
 @pytest.mark.parametrize("parts", [1, 50], ids=["one frame", "fragments"])
 async def test_too_large_a_message_closes(start: Start, parts: int) -> None:
+    # Rule L5
     """Section 5: 4413; section 8: frame 1 MiB."""
     url = await start(max_frame_bytes=100_000)
     async with joined(url) as peer:
@@ -305,6 +309,7 @@ async def test_a_clients_close_is_answered_and_ends_its_presence(start: Start) -
 
 
 async def test_silence_closes(picows: Start) -> None:
+    # Rule H2
     """Section 5, Heartbeats: silence for timeout_ms, not even pongs, means disconnected: 4408."""
     url = await picows(heartbeat_interval_ms=500, heartbeat_timeout_ms=2000)
     async with joined(url, client_id="c1") as one, joined(url, client_id="c2") as two:
@@ -315,6 +320,7 @@ async def test_silence_closes(picows: Start) -> None:
 
 
 async def test_pongs_alone_keep_a_connection(start: Start) -> None:
+    # Rules H1 and H3
     """Section 5, Heartbeats: any frame, pong included; timers of hidden pages are throttled."""
     url = await start(heartbeat_interval_ms=500, heartbeat_timeout_ms=2000)
     async with joined(url, client_id="c1") as hidden, joined(url, client_id="c2") as awake:
@@ -328,6 +334,7 @@ async def test_pongs_alone_keep_a_connection(start: Start) -> None:
 
 
 async def test_hello_comes_in_time_and_pings_are_none(start: Start) -> None:
+    # Rule W2
     """Section 5: hello first, within 10 s."""
     url = await start(hello_timeout_ms=1500)
     async with opened(url) as peer:
@@ -347,6 +354,7 @@ async def pings(peer: Peer) -> None:
 
 
 async def test_a_newer_connection_of_a_client_closes_the_older(start: Start) -> None:
+    # Rule F2
     """Section 5, Fencing: 4409."""
     url = await start()
     async with joined(url) as older, joined(url) as newer:
@@ -358,6 +366,7 @@ async def test_a_newer_connection_of_a_client_closes_the_older(start: Start) -> 
 async def test_beyond_the_in_flight_limit_the_server_stops_reading(
     start: Start, tmp_path: Path
 ) -> None:
+    # Rule L2
     """Section 5, Refusals and limits: it stops reading; it does not close."""
     url = await start(max_in_flight_changes=4)
     async with joined(url, client_id="c1") as one, joined(url, client_id="c2") as two:
@@ -382,6 +391,7 @@ async def test_beyond_the_in_flight_limit_the_server_stops_reading(
 
 
 async def test_a_slow_reader_is_not_waited_for_and_loses_nothing(start: Start) -> None:
+    # Rule L9
     """Section 5: 4429, too slow to read; it resumes and loses nothing."""
     url = await start(max_send_buffer_bytes=300_000)
     async with joined(url, client_id="c1") as slow, joined(url, client_id="c2") as quick:

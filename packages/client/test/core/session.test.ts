@@ -338,7 +338,7 @@ describe("the outbox (protocol, section 5)", () => {
     expect(after.confirmed).toEqual({ t: `${long}5` });
   });
 
-  test("a session can be started offline; its changes take the epoch that the server gives", async () => {
+  test("B6: a session can be started offline; its changes take the epoch that the server gives", async () => {
     const store = durableMemory();
     const device = await new Device(store, { create: { state: { a: 0 } } }).start();
     expect(device.shown).toBeUndefined();
