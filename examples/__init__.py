@@ -1,0 +1,1 @@
+"""Applications that use Reattach; each runs in CI."""

@@ -1,0 +1,227 @@
+"""What the example knows of Citation files: gaps, answers, and a state that tells the truth."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.gap_resolution import gaps
+
+State = dict[str, Any]
+
+ANSWERS = {
+    "title": "Tidewatch",
+    "message": "Please cite this software using these metadata.",
+    "type": "software",
+    "abstract": "Reads tide gauges.\n\nTells when the water comes.",
+    "authors.0.orcid": "https://orcid.org/0000-0002-1825-0097",
+    "authors.1.email": "sam@example.org",
+    "keywords": "tides\nsea level\ntides",
+    "license": "Apache-2.0",
+    "date-released": "2026-06-30",
+}
+
+
+def answered(state: State, answers: dict[str, Any]) -> State:
+    state = copy.deepcopy(state)
+    for response in state["user_responses"]:
+        if response["gap"] in answers:
+            response["answer"] = answers[response["gap"]]
+    return state
+
+
+def reconciled(state: State) -> State:
+    """The state after what reconcile wants, and proof that it then wants nothing more."""
+    after = applied(state, gaps.reconcile(state))
+    assert gaps.reconcile(after) == []
+    return after
+
+
+def applied(state: State, ops: list[dict[str, Any]]) -> State:
+    """As the protocol has it, as far as reconcile makes use of it."""
+    state = copy.deepcopy(state)
+    for op in ops:
+        *parents, last = op["path"].split("/")[1:]
+        at: Any = state
+        for token in parents:
+            at = element(at, token) if isinstance(at, list) else at[token]
+        if op["op"] == "insert":
+            kept = [one for one in at[last] if one["id"] != op["value"]["id"]]
+            at[last] = [*kept, op["value"]]
+        elif op["op"] == "unset":
+            at.remove(element(at, last))
+        else:
+            at[last] = op["value"]
+    return state
+
+
+def element(items: list[Any], token: str) -> Any:
+    return next(one for one in items if f"#{one['id']}" == token)
+
+
+def gap(state: State, gap_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = element(state["gaps_detected"], f"#{gap_id}")
+    return found
+
+
+def test_the_example_has_gaps_of_every_kind_in_reading_order() -> None:
+    state = gaps.first_state()
+    found = {gap["id"]: gap["kind"] for gap in state["gaps_detected"]}
+    assert list(found.items()) == [
+        ("title", "text"),
+        ("message", "text"),
+        ("type", "choice"),
+        ("abstract", "long"),
+        ("authors.0.orcid", "url"),
+        ("authors.1.email", "email"),
+        ("keywords", "list"),
+        ("license", "search"),
+        ("date-released", "date"),
+    ]
+    assert state["total_steps"] == len(found)
+    assert state["context"]["valid"] is False
+    assert [one["id"] for one in state["user_responses"]] == list(found)
+
+
+def test_a_gap_says_what_the_schema_says() -> None:
+    state = gaps.first_state()
+    assert gap(state, "authors.0.orcid") == {
+        "id": "authors.0.orcid",
+        "path": "/authors/0/orcid",
+        "title": "ORCID of author 1",
+        "description": "The person's ORCID.",
+        "kind": "url",
+        "problem": "This does not have the form of https://orcid.org/0000-0002-1825-0097.",
+        "checked": None,
+        "found": "0000-0002-1825-0097",
+    }
+    assert gap(state, "title")["problem"] == "It is missing."
+    assert gap(state, "keywords")["problem"] == "It is empty."
+    assert gap(state, "type")["choices"] == ["dataset", "software"]
+    assert "MIT" in gap(state, "license")["choices"]
+    assert gap(state, "date-released")["description"] == "The date the work has been released."
+
+
+@pytest.mark.parametrize(
+    ("document", "ids"),
+    [
+        ({}, ["cff-version", "title", "message", "authors"]),
+        ({"authors": [{}]}, ["cff-version", "title", "message"]),
+        ({"authors": [{"name": ""}]}, ["cff-version", "title", "message", "authors.0.name"]),
+        (
+            {"authors": [{"name": "Port", "country": "XX"}]},
+            ["cff-version", "title", "message", "authors.0.country"],
+        ),
+    ],
+)
+def test_gaps_of_other_documents(document: State, ids: list[str]) -> None:
+    assert [gap["id"] for gap in gaps.find_gaps(document)] == ids
+
+
+def test_all_answers_make_a_valid_document() -> None:
+    state = reconciled(answered(gaps.first_state(), ANSWERS))
+    assert state["context"]["valid"] is True
+    assert [one["id"] for one in state["gaps_resolved"]] == list(ANSWERS)
+    assert {one["problem"] for one in state["gaps_detected"]} == {None}
+
+    # Also for a reader that knows nothing of ours: its dates are text, since they stand in quotes.
+    document = yaml.safe_load(state["context"]["document"])
+    assert gaps.is_valid(document)
+    assert document["keywords"] == ["tides", "sea level"]
+    assert document["abstract"] == ANSWERS["abstract"]
+    assert document["authors"][1]["email"] == "sam@example.org"
+    assert list(document)[:3] == ["cff-version", "title", "message"]
+    assert gaps.load(state["context"]["document"]) == document
+
+
+def test_a_wrong_answer_is_told_and_another_one_mends_it() -> None:
+    state = reconciled(answered(gaps.first_state(), {"date-released": "2026-06-31"}))
+    assert "calendar" in gap(state, "date-released")["problem"]
+    assert gap(state, "date-released")["checked"] == "2026-06-31"
+    assert state["gaps_resolved"] == []
+
+    state = reconciled(answered(state, {"date-released": "2026-06-30"}))
+    assert gap(state, "date-released")["problem"] is None
+    assert [one["answer"] for one in state["gaps_resolved"]] == ["2026-06-30"]
+
+
+def test_an_answer_taken_back_opens_its_gap_again() -> None:
+    first = gaps.first_state()
+    state = reconciled(answered(first, {"title": "Tidewatch"}))
+    assert "title: Tidewatch" in state["context"]["document"]
+    state = reconciled(answered(state, {"title": None}))
+    assert state == first
+
+
+def test_a_draft_is_no_answer() -> None:
+    state = gaps.first_state()
+    state["user_responses"][0]["draft"] = "Tidew"
+    assert gaps.reconcile(state) == []
+
+
+@pytest.mark.parametrize(
+    ("patch", "touched"),
+    [
+        ([{"op": "replace", "path": "/user_responses/0/draft", "value": "T"}], False),
+        ([{"op": "str_ins", "path": "/user_responses/0/draft", "pos": 0, "str": "T"}], False),
+        ([{"op": "replace", "path": "/current_step", "value": 1}], False),
+        ([{"op": "replace", "path": "/context/document", "value": ""}], False),
+        ([], False),
+        ([{"op": "replace", "path": "/user_responses/0/answer", "value": "T"}], True),
+        ([{"op": "replace", "path": "/user_responses/0", "value": {}}], True),
+        ([{"op": "remove", "path": "/user_responses"}], True),
+        ([{"op": "replace", "path": "", "value": {}}], True),
+        ([{"op": "move", "from": "/user_responses/1", "path": "/user_responses/0"}], True),
+    ],
+)
+def test_which_commits_touch_an_answer(patch: list[dict[str, Any]], touched: bool) -> None:
+    assert gaps.answer_touched(patch) is touched
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "value"),
+    [
+        ("  Tidewatch \n", "text", "Tidewatch"),
+        ("one\n line", "text", "one line"),
+        ("a\r\n\r\nb ", "long", "a\n\nb"),
+        ("tides, sea level;\n gauges,,tides", "list", ["tides", "sea level", "gauges"]),
+        ("3", "number", 3),
+        ("3.5", "number", 3.5),
+        ("three", "number", "three"),
+    ],
+)
+def test_what_an_answer_means(answer: str, kind: str, value: Any) -> None:
+    assert gaps.convert(answer, kind) == value
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200))
+def test_any_text_reads_back_as_it_was_written(text: str) -> None:
+    document = {"title": text, "keywords": [text]}
+    assert yaml.safe_load(gaps.dump(document)) == document
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["gaps_detected", "gaps_resolved", "user_responses", "context"]), JSON)
+def test_whatever_else_writes_the_state_nothing_breaks(name: str, value: Any) -> None:
+    state = gaps.first_state()
+    state[name] = value
+    for op in gaps.reconcile(state):
+        assert op["op"] in {"set", "insert", "unset"}
+
+
+def test_the_schema_is_the_published_one() -> None:
+    schema = json.loads((gaps.DATA / "schema.json").read_text())
+    assert schema["$id"] == "https://citation-file-format.github.io/1.2.0/schema.json"
+    assert "Apache License" in (gaps.DATA / "LICENSE").read_text()

@@ -1,0 +1,108 @@
+"""The server's part of the example: it follows the answers, and nothing that it did itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from examples.gap_resolution import app, gaps
+from examples.gap_resolution.watchers import Watchers
+from reattach import Reattach, Snapshot
+from reattach.errors import SessionNotFound
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def reattach(tmp_path: Path) -> AsyncIterator[Reattach]:
+    async with Reattach(database=f"sqlite:///{tmp_path / 'reattach.db'}") as reattach:
+        yield reattach
+
+
+async def new_document(reattach: Reattach) -> str:
+    snapshot = await reattach.sessions.create(gaps.first_state(), user_id="local")
+    return snapshot.session.session_id
+
+
+async def answer(reattach: Reattach, session_id: str, gap: str, text: str) -> int:
+    op = {"op": "set", "path": f"/user_responses/#{gap}/answer", "value": text}
+    return (await reattach.sessions.update(session_id, [op])).version
+
+
+async def resolved(reattach: Reattach, session_id: str, count: int) -> Snapshot:
+    snapshots: list[Snapshot] = []
+
+    async def done() -> bool:
+        snapshots.append(await reattach.sessions.get(session_id))
+        return len(snapshots[-1].state["gaps_resolved"]) == count
+
+    await until(done, within=5, what=f"{count} resolved gaps")
+    return snapshots[-1]
+
+
+async def test_it_follows_answers_and_not_itself(reattach: Reattach) -> None:
+    session_id = await new_document(reattach)
+    watchers = Watchers(reattach.sessions)
+    await watchers.watch(session_id)
+    await watchers.watch(session_id)
+    version = await answer(reattach, session_id, "title", "Tidewatch")
+    snapshot = await resolved(reattach, session_id, 1)
+    assert "title: Tidewatch" in snapshot.state["context"]["document"]
+    assert snapshot.version == version + 1
+
+    # Had its own commit moved it, another one would stand between this answer and the last.
+    assert await answer(reattach, session_id, "type", "software") == version + 2
+    await resolved(reattach, session_id, 2)
+    await watchers.stop()
+
+
+async def test_whoever_comes_next_takes_in_what_was_answered_meanwhile(reattach: Reattach) -> None:
+    session_id = await new_document(reattach)
+    first = Watchers(reattach.sessions)
+    await first.watch(session_id)
+    await first.stop()
+    await answer(reattach, session_id, "title", "Tidewatch")
+    second = Watchers(reattach.sessions)
+    await second.watch(session_id)
+    await resolved(reattach, session_id, 1)
+    await second.stop()
+
+
+async def test_it_watches_nothing_that_is_not_there(reattach: Reattach) -> None:
+    watchers = Watchers(reattach.sessions)
+    with pytest.raises(SessionNotFound):
+        await watchers.watch("no-such-document")
+
+
+async def test_it_ends_with_an_erased_session(reattach: Reattach) -> None:
+    session_id = await new_document(reattach)
+    watchers = Watchers(reattach.sessions)
+    await watchers.watch(session_id)
+    await reattach.sessions.erase(session_id)
+    await until(lambda: not watchers._tasks, within=5, what="the watcher to end")
+
+
+async def test_the_routes_of_the_example(tmp_path: Path) -> None:
+    app.reattach.use_database(f"sqlite:///{tmp_path / 'reattach.db'}")
+    transport = httpx.ASGITransport(app.reattach)
+    async with (
+        app.reattach,
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        made = await client.post("/documents")
+        assert made.status_code == 201
+        path = f"/documents/{made.json()['session_id']}"
+        early = await client.get(f"{path}.cff")
+        assert (early.status_code, early.json()["code"]) == (409, "not_yet_valid")
+        assert (await client.post(f"{path}/watch")).status_code == 204
+        assert (await client.post("/documents/none/watch")).status_code == 404
+
+        snapshot = await app.reattach.sessions.create({}, user_id="somebody else")
+        other = f"/documents/{snapshot.session.session_id}.cff"
+        assert (await client.get(other)).status_code == 404
+
+        # A page of another site may neither ask for nor make anything.
+        foreign = await client.post("/documents", headers={"Origin": "https://example.org"})
+        assert foreign.status_code == 403
