@@ -1,0 +1,25 @@
+/**
+ * React hooks over a session of `reattach`. Each is "subscribe and snapshot", and renders its
+ * component only when what it answers has changed. Nothing touches `window` on import.
+ *
+ * @packageDocumentation
+ */
+
+export {
+  useConflicts,
+  useDevices,
+  useField,
+  useLocal,
+  useRejected,
+  useSession,
+  useStatus,
+} from "./hooks.js";
+export { SessionProvider, type SessionProviderProps } from "./provider.js";
+export {
+  type Saved,
+  SaveStatus,
+  type SaveStatusProps,
+  savedAs,
+  WORDS,
+  type Words,
+} from "./save-status.js";
