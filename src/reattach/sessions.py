@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from reattach.core.effects import Request
 from reattach.core.merge import Merge
-from reattach.core.room import Request, Room
+from reattach.core.room import Room
 from reattach.core.session import apply_ops
 from reattach.errors import BadRequest, Unavailable, VersionGone
 from reattach.runtime.host import Host

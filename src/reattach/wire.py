@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from reattach.core.values import reject_constant
 from reattach.errors import BadRequest
 
 __all__ = [
@@ -359,11 +358,15 @@ def decode_json(data: bytes | bytearray | memoryview | str) -> Any:
         first = error
     try:
         text = data if isinstance(data, str) else bytes(data).decode()
-        return json.loads(text, parse_constant=reject_constant)
+        return json.loads(text, parse_constant=_reject_constant)
     except RecursionError:
         raise Unreadable("expected JSON of reasonable nesting", code="too_deep") from None
     except ValueError:
         raise Unreadable(f"expected JSON (RFC 8259): {first}") from None
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _decode_odd(data: bytes | bytearray | memoryview | str, error: Exception) -> Frame:

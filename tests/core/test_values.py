@@ -14,7 +14,7 @@ from reattach.errors import ChangeRefused
 from reattach.wire import Change, Unreadable, decode, decode_json
 from tests.core.rig import Rig, put
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+TEXT = st.text(st.characters(codec="utf-8"))
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,

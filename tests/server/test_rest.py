@@ -15,7 +15,7 @@ import pytest
 import structlog
 from starlette.requests import HTTPConnection
 
-from reattach.core.room import Request as Proposed
+from reattach.core.effects import Request as Proposed
 from reattach.errors import Forbidden, NotAuthenticated, StoreUnavailable
 from reattach.runtime.registry import User
 from reattach.server import models

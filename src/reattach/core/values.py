@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from reattach.errors import ChangeRefused
 
-__all__ = ["JSON", "check", "equal", "reject_constant"]
+__all__ = ["JSON", "check", "equal"]
 
 JSON: TypeAlias = Any
 """A JSON value."""
@@ -90,11 +90,6 @@ def _too_deep(path: str) -> ChangeRefused:
         code="too_deep",
         path=path,
     )
-
-
-def reject_constant(name: str) -> JSON:
-    """For `json.loads(parse_constant=…)`: NaN and the infinities are no JSON."""
-    raise ValueError(f"{name} is no JSON value")
 
 
 def equal(left: JSON, right: JSON) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from reattach.core.connection import Close, Connection
-from reattach.core.room import (
+from reattach.core.effects import (
     Effect,
     Fault,
     Hang,
@@ -20,10 +20,10 @@ from reattach.core.room import (
     Pause,
     Request,
     Result,
-    Room,
     Send,
     Settle,
 )
+from reattach.core.room import Room
 from reattach.errors import (
     ChangeRefused,
     KeyAnswered,
@@ -163,7 +163,7 @@ class Host:
             raise Unavailable("the session is being opened anew: try again", retry_after_ms=100)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[request] = future
-        self.room.submit(request)
+        self.room.inbox.submit(request)
         self.flush()
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
@@ -257,8 +257,7 @@ class Host:
     def refused(self, error: StoreRefused) -> None:
         """Find the change that the database will not have, and refuse that one."""
         room = self.room
-        taken = len(room.flight.taken) if room.flight is not None else 0
-        room.abort()
+        taken = room.abort()
         log.warning(
             "the database refused a batch",
             session=room.session_id,
@@ -270,7 +269,7 @@ class Host:
         elif taken == 1 and not self._condemned:
             self._condemned = True
             self._singly = max(1, self._singly)
-            room.condemn()
+            room.inbox.condemn()
         elif taken == 1:
             # Not even its refusal can be stored. The client keeps the change.
             self.close(Close.RESTART, "the database refuses to store this session")
@@ -287,8 +286,7 @@ class Host:
     def flush(self) -> None:
         """Carry out what the room wants, and ask to write what it has."""
         room = self.room
-        while room.effects:
-            effects, room.effects = room.effects, []
+        while effects := room.take_effects():
             self._carry_out(effects)
         if room.has_work and room.at_rest and not self._recovering and not self.closed:
             self._committer.want(self)
@@ -380,7 +378,7 @@ class Host:
         room = self.room
         room.catch_up(record, commits, clients)
         for request in answered:
-            room.withdraw(request, KeyAnswered("the request was answered before: ask again"))
+            room.inbox.withdraw(request, KeyAnswered("the request was answered before: ask again"))
         self._rest()
 
     async def _read_ahead(self) -> Any:
@@ -394,7 +392,7 @@ class Host:
         if record.version != room.session.version + len(commits):
             return None
         clients = []
-        for client_id, lowest in sorted(room.waiting_clients().items()):
+        for client_id, lowest in sorted(room.inbox.lowest().items()):
             client = await store.client(room.session_id, client_id)
             if client is not None:
                 # Refusals of the lost batch: in the log they leave no trace.
@@ -403,7 +401,7 @@ class Host:
         # One of these would find the session moved for ever: its row can be written only once.
         answered = [
             request
-            for request in room.keyed()
+            for request in room.inbox.keyed()
             if request.key is not None and await store.idempotent(*request.key) is not None
         ]
         return record, commits, clients, answered

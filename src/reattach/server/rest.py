@@ -16,10 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reattach.core.connection import Role
+from reattach.core.effects import Request as Proposed
+from reattach.core.inbox import propose
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
-from reattach.core.room import Request as Proposed
-from reattach.core.room import Room, propose
+from reattach.core.room import Room
 from reattach.core.session import Edit, Session
 from reattach.core.values import check
 from reattach.errors import (
@@ -523,7 +524,7 @@ class _Rest:
         body = hold_against(models.HeartbeatBody, value)
         registry, host, _ = await self._open(request, body.session_id)
         device = HelloDevice(body.device.id, body.device.name, body.device.info)
-        host.room.greet(_user(request).id, device, registry.clock.now())
+        host.room.devices.greet(_user(request).id, device, registry.clock.now())
         host.flush()
         return Response(status_code=204)
 

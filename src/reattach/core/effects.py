@@ -1,0 +1,118 @@
+"""What a room wants done, and what it can be asked for from beside its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from reattach.core.connection import Connection
+from reattach.core.session import Edit, Session
+from reattach.errors import ChangeRefused, ReattachError
+from reattach.store.base import CommitRecord, IdempotencyRecord, RefusalRecord
+
+__all__ = [
+    "Effect",
+    "Fault",
+    "Hang",
+    "LookUp",
+    "Pause",
+    "Request",
+    "Result",
+    "Send",
+    "SequenceGap",
+    "Settle",
+]
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send frames, in order."""
+
+    connection: Connection
+    frames: Sequence[bytes]
+
+
+class Hang(msgspec.Struct, frozen=True):
+    """Close a connection with a code."""
+
+    connection: Connection
+    code: int
+    reason: str
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Stop reading from a connection, or go on."""
+
+    connection: Connection
+    paused: bool
+
+
+class LookUp(msgspec.Struct, frozen=True):
+    """Read what became of a number from the database, then call `Room.looked_up`."""
+
+    connection: Connection
+    client_id: str
+    seq: int
+    at: int
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Tell whoever looks after the server of an error that is ours."""
+
+    error: BaseException
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Answer a request: its effect is durable, or it had none."""
+
+    request: Request
+    result: Result | ReattachError
+
+
+Effect: TypeAlias = Send | Hang | Pause | LookUp | Settle | Fault
+
+
+# What waits to be decided
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a request came to: the version after it, and its decision."""
+
+    version: int
+    decision: CommitRecord | RefusalRecord | None
+
+
+class Request(msgspec.Struct, kw_only=True, eq=False):
+    """A change that did not come over a connection: from HTTP or from the server's own code.
+
+    With ``seq`` 0 it takes its client's next number when it is first decided, and keeps it.
+    ``unless`` may refuse it on the state at hand. ``record`` makes the row for its idempotency key,
+    and ``key`` (user, route and key) is where that row goes.
+    """
+
+    client_id: str
+    user_id: str | None = None
+    source: str = "server"
+    edit: Edit | None = None
+    seq: int = 0
+    at: int = 0
+    corrected: int = 0
+    base: int | None = None
+    epoch: str | None = None
+    refused: ChangeRefused | None = None
+    ends: bool = False
+    unless: Callable[[Session], ReattachError | None] | None = None
+    record: Callable[[Session, CommitRecord], IdempotencyRecord] | None = None
+    key: tuple[str, str, str] | None = None
+
+
+class SequenceGap(ReattachError):
+    """A client's number came before the one that goes before it: send ``expected`` first."""
+
+    code = "sequence_gap"
+    status = 409
+
+    def __init__(self, message: str, expected: int) -> None:
+        super().__init__(message)
+        self.expected = expected

@@ -1,0 +1,377 @@
+"""The changes of one session that wait for their decision, and how they are decided.
+
+A change comes over a connection or as a `Request`. `decide` takes what waits through the rules of
+*exactly once* (`docs/protocol.md`, X1 to X5) and says whom to tell of what, once it is durable. If
+the batch does not land, `retake` puts everything back in line as it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from reattach.core.connection import Connection, Role
+from reattach.core.effects import (
+    Effect,
+    Fault,
+    LookUp,
+    Pause,
+    Request,
+    Result,
+    SequenceGap,
+    Settle,
+)
+from reattach.core.limits import Limits
+from reattach.core.session import Client, Proposal, Session, apply_ops
+from reattach.errors import ChangeRefused, ReattachError
+from reattach.store.base import CommitRecord, RefusalRecord
+from reattach.wire import Change, Error, encode
+
+__all__ = ["Decided", "Inbox", "Told", "again", "propose"]
+
+Told = list[tuple[Connection | None, bytes]]
+"""Frames in order, and whom they are for; None means everybody."""
+
+
+class _Queued(msgspec.Struct, frozen=True):
+    """A change in line. ``connection`` is where it came from, or ``request``."""
+
+    connection: Connection | None
+    request: Request | None
+    proposal: Proposal
+
+
+class Decided(msgspec.Struct):
+    """What a batch decided: what it took from the line, and whom to tell when it is durable."""
+
+    taken: list[_Queued] = msgspec.field(default_factory=list)
+    told: Told = msgspec.field(default_factory=list)
+    settled: list[tuple[Request, Result | ReattachError]] = msgspec.field(default_factory=list)
+    lookups: list[LookUp] = msgspec.field(default_factory=list)
+
+
+class Inbox:
+    """A session's line of changes. ``emit`` takes effects, ``down_link`` finds a client's line."""
+
+    def __init__(
+        self,
+        session: Session,
+        limits: Limits,
+        *,
+        emit: Callable[[Effect], None],
+        down_link: Callable[[str], Connection | None],
+    ) -> None:
+        self._session = session
+        self._limits = limits
+        self._emit = emit
+        self._down_link = down_link
+        self._queue: deque[_Queued] = deque()
+
+    def __len__(self) -> int:
+        """Return how many changes wait."""
+        return len(self._queue)
+
+    # Into the line
+
+    def put(self, connection: Connection, change: Change, refused: ChangeRefused | None) -> None:
+        """Take a change from a connection; one with too many in line is read no further."""
+        proposal = propose(
+            connection.client_id,
+            connection.role,
+            change,
+            connection.offset,
+            self._limits,
+            refused=refused,
+        )
+        self._queue.append(_Queued(connection, None, proposal))
+        connection.waiting += 1
+        if connection.waiting >= self._limits.max_in_flight_changes and not connection.paused:
+            connection.paused = True
+            self._emit(Pause(connection, True))
+
+    def submit(self, request: Request) -> None:
+        """Take a change from HTTP or the server's own code; `Settle` answers it."""
+        proposal = Proposal(
+            client_id=request.client_id,
+            seq=request.seq,
+            at=request.at,
+            corrected=request.corrected,
+            base=request.base,
+            epoch=request.epoch,
+            edit=request.edit,
+            refused=request.refused,
+            ends=request.ends,
+            user_id=request.user_id,
+        )
+        self._queue.append(_Queued(None, request, proposal))
+
+    def renew(self, client_id: str) -> None:
+        """A client comes on a new connection: drop what its older ones left in line.
+
+        It sends again all that is not decided. Both copies in line would have it told of a later
+        number before the refusal of an earlier one, which went to the connection that is gone.
+        """
+        self._queue = deque(
+            queued
+            for queued in self._queue
+            if queued.connection is None or queued.proposal.client_id != client_id
+        )
+
+    def retake(self, decided: Decided) -> None:
+        """Put what a batch took back, before what came since."""
+        self._queue.extendleft(reversed(decided.taken))
+
+    # Out of the line
+
+    def decide(self, now: int, *, most: int | None) -> Decided:
+        """Decide what waits (the first ``most``), in the batch that the session has begun."""
+        decided, queue, session = Decided(), self._queue, self._session
+        for _ in range(len(queue) if most is None else min(most, len(queue))):
+            request = queue[0].request
+            if request is not None and request.record and session.idempotency is not None:
+                break  # a batch has one idempotency key for each session
+            queued = queue.popleft()
+            decided.taken.append(queued)
+            self._decide(queued, decided, now)
+        return decided
+
+    def landed(self, decided: Decided) -> None:
+        """What a batch decided is durable: answer requests, and read on from who waited."""
+        for queued in decided.taken:
+            if queued.connection is not None:
+                self._answered(queued.connection)
+        for request, result in decided.settled:
+            self._emit(Settle(request, result))
+        for lookup in decided.lookups:
+            self._emit(lookup)
+        if not self._queue:
+            self._session.replayed.clear()
+
+    def condemn(self) -> None:
+        """The database will not have the first change in line: refuse it when it is decided."""
+        queued = self._queue.popleft()
+        refused = ChangeRefused(
+            "the database refused to store this change: see the server's log",
+            code="store_refused",
+        )
+        proposal = msgspec.structs.replace(queued.proposal, refused=refused)
+        self._queue.appendleft(_Queued(queued.connection, queued.request, proposal))
+
+    def withdraw(self, request: Request, why: ReattachError) -> None:
+        """Take a request out of the line, and answer it."""
+        self._queue = deque(queued for queued in self._queue if queued.request is not request)
+        self._emit(Settle(request, why))
+
+    def fail(self, error: ReattachError) -> None:
+        """Nothing will be decided here any more: answer who waits for an answer."""
+        for queued in self._queue:
+            if queued.request is not None:
+                self._emit(Settle(queued.request, error))
+        self._queue.clear()
+
+    def found(
+        self,
+        commits: Sequence[CommitRecord],
+        refusals: Sequence[RefusalRecord],
+    ) -> Told:
+        """Say whom to tell of what the database turned out to hold; ``refusals`` by client and seq.
+
+        In the order of each client's numbers: one that is told of a number asks for no lower one.
+        """
+        refused: dict[str, deque[RefusalRecord]] = {}
+        for refusal in refusals:
+            refused.setdefault(refusal.client_id, deque()).append(refusal)
+        told: Told = []
+        for commit in commits:
+            earlier = refused.get(commit.client_id or "")
+            while earlier and commit.seq is not None and earlier[0].seq < commit.seq:
+                self._was_refused(earlier.popleft(), told)
+            told.append((None, commit.body))
+        for rest in refused.values():
+            for refusal in rest:
+                self._was_refused(refusal, told)
+        return told
+
+    # What waits
+
+    def lowest(self) -> dict[str, int]:
+        """Return the clients with changes in line, and the lowest number of each."""
+        lowest: dict[str, int] = {}
+        for queued in self._queue:
+            name, seq = queued.proposal.client_id, queued.proposal.seq
+            lowest[name] = min(seq, lowest.get(name, seq))
+        return lowest
+
+    def keyed(self) -> list[Request]:
+        """Return the requests in line that record an idempotency key."""
+        requests = (queued.request for queued in self._queue)
+        return [one for one in requests if one is not None and one.key is not None]
+
+    # Inside
+
+    def _decide(self, queued: _Queued, decided: Decided, now: int) -> None:
+        session, connection, request = self._session, queued.connection, queued.request
+        proposal = queued.proposal
+        client = session.clients[proposal.client_id]
+        if request is not None and proposal.seq == 0:
+            if request.seq == 0:
+                request.seq = client.seq + 1
+            proposal = msgspec.structs.replace(proposal, seq=request.seq, at=now, corrected=now)
+        if proposal.seq <= client.seq:
+            self._decided_before(proposal, client, connection, request, decided)
+            return
+        if proposal.seq > client.seq + 1:
+            self._gap(client.seq + 1, connection, request, decided)
+            return
+        if connection is not None:
+            connection.gap_told = False
+        if request is not None and request.unless is not None:
+            objection = request.unless(session)
+            if objection is not None:
+                request.seq = 0
+                decided.settled.append((request, objection))
+                return
+        if proposal.corrected > now:
+            proposal = msgspec.structs.replace(proposal, corrected=now)
+        try:
+            keep = request is None or request.source == "device"
+            decision = session.decide(proposal, keep_refusal=keep)
+        except ChangeRefused as refused:
+            assert request is not None
+            request.seq = 0
+            decided.settled.append((request, refused))
+        except Exception as error:  # noqa: BLE001 - one change must not stop the others; it is told
+            self._emit(Fault(error))
+            failed = ChangeRefused("the server failed on this change: see its log", code="internal")
+            proposal = msgspec.structs.replace(proposal, refused=failed)
+            self._decide(_Queued(connection, request, proposal), decided, now)
+        else:
+            self._record(decision, connection, request, decided)
+
+    def _record(
+        self,
+        decision: CommitRecord | RefusalRecord,
+        connection: Connection | None,
+        request: Request | None,
+        decided: Decided,
+    ) -> None:
+        if isinstance(decision, CommitRecord):
+            decided.told.append((None, decision.body))
+            if request is not None and request.record is not None:
+                self._session.idempotency = request.record(self._session, decision)
+        else:
+            # A change that came by HTTP may have its client's down-link here.
+            told = connection or self._down_link(decision.client_id)
+            if told is not None:
+                decided.told.append((told, decision.body))
+        if request is not None:
+            decided.settled.append((request, Result(self._session.version, decision)))
+
+    def _decided_before(
+        self,
+        proposal: Proposal,
+        client: Client,
+        connection: Connection | None,
+        request: Request | None,
+        decided: Decided,
+    ) -> None:
+        commit = self._session.replayed.get((proposal.client_id, proposal.seq))
+        if request is not None:
+            version = self._session.version if commit is None else commit.version
+            decided.settled.append((request, Result(version, commit)))
+        if connection is None:
+            return
+        refusal = client.refusals.get(proposal.seq)
+        if refusal is not None:
+            told = again(proposal.at, refusal.client_at, refusal.body)
+        elif commit is not None:
+            told = again(proposal.at, commit.client_at, None)
+        else:
+            decided.lookups.append(
+                LookUp(connection, proposal.client_id, proposal.seq, proposal.at)
+            )
+            return
+        if told is not None:
+            decided.told.append((connection, told))
+
+    def _gap(
+        self,
+        expected: int,
+        connection: Connection | None,
+        request: Request | None,
+        decided: Decided,
+    ) -> None:
+        message = f"expected change {expected} first: a client's numbers have no gaps"
+        if request is not None:
+            decided.settled.append((request, SequenceGap(message, expected)))
+        elif connection is not None and not connection.gap_told:
+            connection.gap_told = True
+            self._session.document.undo.append((setattr, (connection, "gap_told", False)))
+            error = Error("sequence_gap", message, expected=expected)
+            decided.told.append((connection, encode(error)))
+
+    def _was_refused(self, refusal: RefusalRecord, told: Told) -> None:
+        """Answer a change in line that was refused, it turns out, and take it out."""
+        number = (refusal.client_id, refusal.seq, refusal.client_at)
+        for queued in self._queue:
+            one, connection = queued.proposal, queued.connection
+            if connection is not None and (one.client_id, one.seq, one.at) == number:
+                self._queue.remove(queued)
+                self._answered(connection)
+                told.append((connection, refusal.body))
+                return
+
+    def _answered(self, connection: Connection) -> None:
+        connection.waiting -= 1
+        if connection.paused and connection.waiting <= self._limits.max_in_flight_changes // 2:
+            connection.paused = False
+            self._emit(Pause(connection, False))
+
+
+def propose(
+    client_id: str,
+    role: str,
+    change: Change,
+    offset: int,
+    limits: Limits,
+    *,
+    refused: ChangeRefused | None = None,
+) -> Proposal:
+    """Make a client's change to what is decided; ``offset`` corrects its clock, ms."""
+    ops = change.ops
+    ends = False
+    if role == Role.VIEWER:
+        refused = ChangeRefused("a viewer may not write", code="forbidden")
+    elif refused is None and len(ops) > limits.max_change_operations:
+        refused = ChangeRefused(
+            f"expected at most {limits.max_change_operations} operations, got {len(ops)}",
+            code="too_many_operations",
+        )
+    elif refused is None and any(op.op == "end" for op in ops):
+        ends = len(ops) == 1
+        if not ends:
+            refused = ChangeRefused("expected end to be alone in its change", code="bad_op")
+    return Proposal(
+        client_id=client_id,
+        seq=change.seq,
+        at=change.at,
+        corrected=change.at + offset,
+        base=change.base,
+        epoch=change.epoch,
+        edit=None if ends else apply_ops(ops),
+        refused=refused,
+        ends=ends,
+    )
+
+
+def again(at: int, decided_at: int | None, refusal: bytes | None) -> bytes | None:
+    """Return what a number gets that was decided before; None where that is nothing."""
+    if at != decided_at:
+        message = (
+            "this number was decided for another change: take a new client id, ask history which"
+            " changes were committed, and send the others"
+        )
+        return encode(Error("seq_reused", message))
+    return refusal
