@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
@@ -40,13 +40,13 @@ from reattach.errors import (
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
 from reattach.server import models
-from reattach.server.auth import Auth, bearer
+from reattach.server.auth import bearer
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
 from reattach.server.past import PlainPatches, document_at, document_of, in_rfc6902
 from reattach.server.problems import MEDIA_TYPE
+from reattach.server.served import Served
 from reattach.server.sse import EventStream, parse_event_id
 from reattach.sessions import server_request
-from reattach.settings import Settings
 from reattach.store.base import (
     CommitRecord,
     DeviceRecord,
@@ -56,7 +56,7 @@ from reattach.store.base import (
 )
 from reattach.wire import Change, HelloDevice, encode
 
-__all__ = ["Served", "routes"]
+__all__ = ["routes"]
 
 _PAGE: Final = 100
 _PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -85,21 +85,6 @@ Patches = Annotated[
     Literal["reattach", "rfc6902"],
     Query(description="`rfc6902`: without text operations (`str_ins`, `str_del`)."),
 ]
-
-
-class Served(Protocol):
-    """What the routes need of the server."""
-
-    @property
-    def auth(self) -> Auth:
-        """Says who is there."""
-
-    @property
-    def settings(self) -> Settings:
-        """The limits and times."""
-
-    async def running(self) -> Registry:
-        """Return the sessions, started."""
 
 
 def routes(reattach: Served) -> APIRouter:

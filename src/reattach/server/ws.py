@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -21,10 +21,8 @@ from reattach.core.connection import Close
 from reattach.errors import BadRequest, ReattachError, SessionNotFound
 from reattach.runtime.registry import Identify, Registry, User
 from reattach.server.problems import problem
+from reattach.server.served import Served
 from reattach.wire import SUBPROTOCOL
-
-if TYPE_CHECKING:
-    from reattach.server.app import Reattach
 
 __all__ = ["AsgiPipe", "Pipe", "Shell", "admit", "endpoint"]
 
@@ -217,7 +215,7 @@ async def _identified(_: str | None) -> User:
 # Upgrades
 
 
-def admit(reattach: Reattach, connection: HTTPConnection, session_id: str) -> None:
+def admit(reattach: Served, connection: HTTPConnection, session_id: str) -> None:
     """Raise what keeps a connection from being upgraded.
 
     `SessionNotFound` for what is no session id, `Forbidden` for a wrong host or origin,
@@ -237,7 +235,7 @@ def admit(reattach: Reattach, connection: HTTPConnection, session_id: str) -> No
 # ASGI
 
 
-async def endpoint(reattach: Reattach, websocket: WebSocket) -> None:
+async def endpoint(reattach: Served, websocket: WebSocket) -> None:
     """Serve one WebSocket of any ASGI server."""
     try:
         session_id = websocket.path_params["session_id"]

@@ -1,0 +1,26 @@
+"""The server, as its own parts see it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from reattach.runtime.registry import Registry
+from reattach.server.auth import Auth
+from reattach.settings import Settings
+
+__all__ = ["Served"]
+
+
+class Served(Protocol):
+    """What routes and shells need of the server that they belong to."""
+
+    @property
+    def auth(self) -> Auth:
+        """Says who is there."""
+
+    @property
+    def settings(self) -> Settings:
+        """The limits and times."""
+
+    async def running(self) -> Registry:
+        """Return the sessions, started."""
