@@ -19,9 +19,8 @@ import pytest
 from msgspec.structs import replace
 
 from reattach.errors import DatabaseHeld, StoreError, StoreRefused, StoreUnavailable
-from reattach.store import sqlite
 from reattach.store.base import Outcome
-from reattach.store.sqlite import SQLiteStore
+from reattach.store.sqlite import SQLiteStore, file, sql
 from reattach.store.tables import metadata
 from reattach.testing.store import (
     DAY_MS,
@@ -121,11 +120,11 @@ class TestSQLiteStore(DurableStoreSuite):
 async def test_pragmas(path: Path, store: SQLiteStore) -> None:
     writer = store._file._writer
     assert writer is not None
-    for name, wanted in sqlite.WRITER_PRAGMAS:
+    for name, wanted in file.WRITER_PRAGMAS:
         assert writer.execute(f"PRAGMA {name}").fetchone() == (wanted,)
     assert writer.execute("PRAGMA busy_timeout").fetchone() == (200,)
     await store.load("s1")
-    for name, wanted in sqlite.READER_PRAGMAS:
+    for name, wanted in file.READER_PRAGMAS:
         assert store._file._readers[0].execute(f"PRAGMA {name}").fetchone() == (wanted,)
     with other(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -147,14 +146,14 @@ async def test_erase_names_every_table() -> None:
         for table in metadata.sorted_tables
         if "session_id" in table.columns and table.name not in {"sessions", "erased_sessions"}
     }
-    assert {re.findall("FROM ([a-z_]+)", one)[0] for one in sqlite.ERASE_REST} == of_sessions
+    assert {re.findall("FROM ([a-z_]+)", one)[0] for one in sql.ERASE_REST} == of_sessions
 
 
 async def test_every_read_has_its_index(path: Path, store: SQLiteStore) -> None:
     await store.check()
     reads = {
         name: statement
-        for name, statement in vars(sqlite).items()
+        for name, statement in vars(sql).items()
         if name.startswith(("READ_", "LIST_", "FIND_", "COUNT_", "REMOVE_"))
         and isinstance(statement, str)
         and name != "LIST_TABLES"

@@ -1,0 +1,276 @@
+"""Sessions in one SQLite file, which one server holds and any number of programs may read.
+
+One thread writes: a whole batch is one hop into it and one transaction, on disk (WAL,
+``synchronous=FULL``) before `SQLiteStore.append` returns. It alone runs checkpoints, too, so that
+the log file never starts over while somebody else copies from it. Reads have connections and
+threads of their own and wait for nobody.
+
+Guards are optimistic: a batch is written with ``UPDATE … WHERE`` it still stands, and the rows
+that were changed are counted. Only where one is missing is the batch rolled back and done again
+part by part, each in a savepoint, so that the ordinary batch pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Final, TypeVar
+
+from reattach.store.base import (
+    Activity,
+    Append,
+    ClientRecord,
+    CommitRecord,
+    Decision,
+    DeviceRecord,
+    IdempotencyRecord,
+    Loaded,
+    Outcome,
+    Page,
+    RefusalRecord,
+    SessionRecord,
+    Tombstone,
+)
+from reattach.store.shared import (
+    IDEMPOTENCY_LIFETIME_MS,
+    MAX_INTEGER,
+    check_batch,
+    entry_after,
+    entry_mark,
+    place_after,
+    place_mark,
+    wall_clock,
+)
+from reattach.store.sqlite import sql
+from reattach.store.sqlite.file import File, closed, held
+from reattach.store.sqlite.rows import (
+    read_client,
+    read_decision,
+    read_devices,
+    read_key,
+    read_loaded,
+    read_session,
+    to_commit,
+    to_conflict,
+    to_number,
+    to_session,
+    weighed,
+)
+
+__all__ = [
+    "SQLiteStore",
+]
+
+_T = TypeVar("_T")
+
+READERS: Final = 2
+"""Threads that read: a long page does not keep a short one waiting."""
+
+
+class SQLiteStore:
+    """The store in the SQLite file at ``path``, which is created when it is not there.
+
+    ``busy_timeout`` is how long an append waits for another program's write lock, in seconds;
+    ``now`` gives the time, ms since 1970. All methods but `append` and `open` raise
+    `StoreUnavailable` alone.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_timeout: float = 5.0,
+        now: Callable[[], int] = wall_clock,
+    ) -> None:
+        self._file = File(Path(path), busy_timeout, now)
+        self._writer: ThreadPoolExecutor | None = None
+        self._readers: ThreadPoolExecutor | None = None
+
+    async def open(self) -> str:
+        """Create or check the tables, take hold of the file, and return its identity.
+
+        Raises `DatabaseHeld` when another server holds it, `StoreError` when it is not ours or of
+        another version, `StoreUnavailable` when it cannot be opened.
+        """
+        if self._writer is not None:
+            raise held(self._file.path, str(os.getpid()))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="reattach-sqlite-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reattach-sqlite-reader")
+        try:
+            return await _hop(self._writer, self._file.open)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the file."""
+        writer, readers = self._writer, self._readers
+        self._writer = self._readers = None
+        if writer is None or readers is None:
+            return
+
+        def finish() -> None:
+            readers.shutdown()
+            self._file.close()
+
+        # Behind all that was asked for before, and the thread's last work.
+        finished = asyncio.get_running_loop().run_in_executor(writer, finish)
+        writer.shutdown(wait=False)
+        await asyncio.shield(finished)
+
+    async def check(self) -> None:
+        """Commit a tiny row, durably."""
+        await self._write(self._file.check)
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        """Carry out a batch as `Store.append` says; goes on to its end when it is cancelled.
+
+        Raises `StoreRefused` when nothing was done, `StoreUnavailable` when nobody knows.
+        """
+        check_batch(batch)
+        return await self._write(lambda: self._file.append(batch))
+
+    async def load(self, session_id: str) -> Loaded | None:
+        """Read what is needed to open a session."""
+        return await self._read(lambda db: read_loaded(db, session_id, None))
+
+    async def load_at(self, session_id: str, version: int) -> Loaded | None:
+        """Read the newest saved state at or below ``version`` and the log from there to it."""
+        return await self._read(lambda db: read_loaded(db, session_id, version))
+
+    async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
+        """Read a session's row, or what an erased one left."""
+        return await self._read(lambda db: read_session(db, session_id))
+
+    async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
+        """List a user's sessions, newest activity first."""
+        place = place_after(after)
+
+        def read(db: sqlite3.Connection) -> Page:
+            rows = db.execute(sql.LIST_SESSIONS, (user_id, *place, limit + 1)).fetchall()
+            items = [to_session(row) for row in rows[:limit]]
+            more = len(rows) > limit
+            last = items[-1] if more else None
+            return Page(
+                items=items, next=place_mark(last.last_activity, last.session_id) if last else None
+            )
+
+        return await self._read(read)
+
+    async def log(
+        self,
+        session_id: str,
+        *,
+        first: int,
+        last: int | None = None,
+        client_id: str | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Sequence[CommitRecord]:
+        """Read commits in order."""
+        bounds = (session_id, to_number(first), MAX_INTEGER if last is None else to_number(last))
+        at_most = -1 if limit is None else limit
+
+        def read(db: sqlite3.Connection) -> Sequence[CommitRecord]:
+            if client_id is None:
+                rows = db.execute(sql.READ_LOG, (*bounds, at_most))
+            else:
+                rows = db.execute(sql.READ_CLIENT_LOG, (*bounds, client_id, at_most))
+            with closing(rows):
+                return weighed(map(to_commit, rows), max_bytes)
+
+        return await self._read(read)
+
+    async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
+        """Read a client's record."""
+        return await self._read(lambda db: read_client(db, session_id, client_id))
+
+    async def refusals(
+        self, session_id: str, client_id: str, after: int
+    ) -> Sequence[RefusalRecord]:
+        """Read a client's refusals with ``seq > after``, in order."""
+        return await self._read(
+            lambda db: [
+                RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
+                for row in db.execute(sql.READ_REFUSALS, (session_id, client_id, to_number(after)))
+            ]
+        )
+
+    async def decision(self, session_id: str, client_id: str, seq: int) -> Decision | None:
+        """Read what became of one number; None when it is not decided."""
+        return await self._read(lambda db: read_decision(db, session_id, client_id, seq))
+
+    async def conflicts(
+        self, session_id: str, status: str | None, after: str | None, limit: int
+    ) -> Page:
+        """List conflicts, newest first."""
+        place = place_after(after)
+
+        def read(db: sqlite3.Connection) -> Page:
+            if status is None:
+                rows = db.execute(sql.LIST_CONFLICTS, (session_id, *place, limit + 1)).fetchall()
+            else:
+                rows = db.execute(
+                    sql.LIST_CONFLICTS_BY_STATUS, (session_id, status, *place, limit + 1)
+                ).fetchall()
+            items = [to_conflict(row) for row in rows[:limit]]
+            more = len(rows) > limit
+            last = items[-1] if more else None
+            return Page(
+                items=items, next=place_mark(last.version, last.conflict_id) if last else None
+            )
+
+        return await self._read(read)
+
+    async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the activity log, newest first."""
+        before = entry_after(after)
+
+        def read(db: sqlite3.Connection) -> Page:
+            rows = db.execute(sql.LIST_ACTIVITY, (session_id, before, limit + 1)).fetchall()
+            more = len(rows) > limit
+            return Page(
+                items=[
+                    Activity(
+                        activity_type=row[1],
+                        at=row[2],
+                        user_id=row[3],
+                        device_id=row[4],
+                        data=row[5],
+                    )
+                    for row in rows[:limit]
+                ],
+                next=entry_mark(rows[limit - 1][0]) if more else None,
+            )
+
+        return await self._read(read)
+
+    async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
+        """Read the devices of a session, oldest first."""
+        return await self._read(lambda db: read_devices(db, session_id))
+
+    async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
+        """Read what a key was answered, if it was within a day."""
+        return await self._read(
+            lambda db: read_key(db, user_id, route, key, self._file.now() - IDEMPOTENCY_LIFETIME_MS)
+        )
+
+    async def _write(self, work: Callable[[], _T]) -> _T:
+        if self._writer is None:
+            raise closed(self._file.path)
+        return await _hop(self._writer, work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._readers is None:
+            raise closed(self._file.path)
+        return await _hop(self._readers, lambda: self._file.read(work))
+
+
+async def _hop(executor: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    """Do ``work`` in the executor, to its end even when whoever waits for it is cancelled."""
+    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(executor, work))

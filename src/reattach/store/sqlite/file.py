@@ -1,0 +1,365 @@
+"""The file: who holds it, the connection that writes, those that read, what can go wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from reattach.errors import DatabaseHeld, StoreError, StoreRefused, StoreUnavailable
+from reattach.store.base import (
+    Append,
+    Outcome,
+)
+from reattach.store.sqlite import sql
+from reattach.store.sqlite.rows import (
+    ddl,
+    remove_old_keys,
+    transaction,
+    write_parts,
+)
+from reattach.store.tables import SCHEMA_VERSION
+
+__all__ = [
+    "File",
+    "closed",
+    "held",
+]
+
+_T = TypeVar("_T")
+
+# --- How a connection is set up -------------------------------------------------------------------
+
+WRITER_PRAGMAS: Final = (
+    # A commit is one append to the log file, and readers go on meanwhile.
+    ("journal_mode", "wal"),
+    # Every commit is fsynced. On macOS only F_FULLFSYNC reaches the disk; elsewhere it is nothing.
+    ("synchronous", 2),
+    ("fullfsync", 1),
+    ("checkpoint_fullfsync", 1),
+    # Other programs can read the file while we hold it.
+    ("locking_mode", "normal"),
+    # What is removed is overwritten with zeros: erased means erased.
+    ("secure_delete", 1),
+    # 16 MiB between checkpoints: a page that many commits touch is copied into the database once.
+    ("wal_autocheckpoint", 4_000),
+    # The log file shrinks to this again after a burst.
+    ("journal_size_limit", 64 * 1024 * 1024),
+    # Pages in memory, in KiB when negative.
+    ("cache_size", -32 * 1024),
+    # Sorting leaves no files behind.
+    ("temp_store", 2),
+)
+
+READER_PRAGMAS: Final = (
+    ("query_only", 1),
+    ("cache_size", -8 * 1024),
+    ("temp_store", 2),
+)
+
+# Raised for what is in the batch, not for the state that the database is in: a constraint or a
+# trigger, a value that it cannot hold or that Python cannot hand over.
+_REFUSALS: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+_FAILURES: Final = (sqlite3.Error, OSError, MemoryError)
+
+
+class File:
+    """The file as its threads see it. `open`, `close`, `check`, `append`: in the writer's alone."""
+
+    def __init__(self, path: Path, busy_timeout: float, now: Callable[[], int]) -> None:
+        self.path = path
+        self.now = now
+        self._busy_timeout = busy_timeout
+        self._lock: int | None = None
+        self._inode: tuple[int, int] | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._readers: list[sqlite3.Connection] = []
+        self._of_thread = threading.local()
+        # What a process that was killed had erased may still be in the log file.
+        self._log_holds_erased = True
+
+    # --- Opening and closing
+
+    def open(self) -> str:
+        try:
+            # One file has one lock, by whatever way it is reached.
+            self.path = self.path.resolve()
+            self._lock = _take_lock(self.path)
+            self._writer = self._connect()
+            identity = self._prepare(self._writer)
+            # A new file is there after a power cut only when its directory was written, too.
+            _sync_directory(self.path.parent)
+            self._forget_erased(self._writer)
+        except _FAILURES as error:
+            raise StoreUnavailable(
+                f"Expected to open the database {self.path}, got: {error}. "
+                "See that its directory is there and may be written, and that it is a database"
+            ) from error
+        return identity
+
+    def close(self) -> None:
+        # The writer goes last: the last connection takes the log file along, and only it can.
+        connections = [*self._readers, *([self._writer] if self._writer is not None else [])]
+        self._readers, self._writer = [], None
+        self._of_thread = threading.local()
+        for connection in connections:
+            with suppress(sqlite3.Error):
+                connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            cached_statements=256,
+            check_same_thread=False,
+        )
+        try:
+            for name, value in WRITER_PRAGMAS:
+                connection.execute(f"PRAGMA {name} = {value}")
+            _check_journal(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        self._inode = _inode(self.path)
+        return connection
+
+    def _prepare(self, db: sqlite3.Connection) -> str:
+        """Create the tables where there are none, check their version, return the identity."""
+        with transaction(db):
+            tables = {row[0] for row in db.execute(sql.LIST_TABLES)}
+            if not tables:
+                for statement in ddl():
+                    db.execute(statement)
+                db.execute(sql.WRITE_META, ("schema_version", str(SCHEMA_VERSION)))
+                db.execute(sql.WRITE_META, ("identity", secrets.token_hex(16)))
+            elif "meta" not in tables:
+                raise StoreError(
+                    f"Expected a database of Reattach at {self.path}, got one with the tables "
+                    f"{', '.join(sorted(tables))}: give the server a file of its own"
+                )
+            found = db.execute(sql.READ_META, ("schema_version",)).fetchone()
+            if found is None or found[0] != str(SCHEMA_VERSION):
+                raise StoreError(
+                    f"Expected tables of version {SCHEMA_VERSION} in {self.path}, got version "
+                    f"{found[0] if found else 'unknown'}: run the release of Reattach that wrote "
+                    "the file, or one that can migrate it"
+                )
+            identity: str = db.execute(sql.READ_META, ("identity",)).fetchone()[0]
+        return identity
+
+    # --- Writing
+
+    def check(self) -> None:
+        db = self._ready()
+        try:
+            db.execute(sql.CHECK, (str(self.now()),))
+        except _FAILURES as error:
+            self._roll_back(db)
+            raise _unavailable(self.path, error) from error
+        self._forget_erased(db)
+
+    def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        if not batch:
+            return []
+        db = self._ready()
+        try:
+            outcomes = self._carry_out(db, batch)
+            remove_old_keys(db, batch, self.now())
+        except _REFUSALS as error:
+            self._roll_back(db)
+            raise StoreRefused(
+                f"Expected a batch that the database takes, got: {error}. Nothing of it was done: "
+                "append the sessions one by one, to find the one that it refuses"
+            ) from error
+        except _FAILURES as error:
+            self._roll_back(db)
+            raise _unavailable(self.path, error) from error
+        except BaseException:
+            self._roll_back(db)
+            raise
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(db)
+            raise _unavailable(self.path, error) from error
+        if any(part.erase is not None for part in batch):
+            self._log_holds_erased = True
+        self._forget_erased(db)
+        return outcomes
+
+    def _ready(self) -> sqlite3.Connection:
+        """Return the connection, a new one if the old one failed, to the file that we hold."""
+        try:
+            if self._writer is None:
+                if self._lock is None:
+                    raise closed(self.path)
+                self._writer = self._connect()
+            found = _inode(self.path)
+        except _FAILURES as error:
+            raise _unavailable(self.path, error) from error
+        if found != self._inode:
+            # SQLite would go on writing to a file that has lost its name, and all would be gone.
+            raise StoreUnavailable(
+                f"Expected the file that was opened at {self.path}, got another one in its place: "
+                "put it back, or restart the server"
+            )
+        return self._writer
+
+    def _roll_back(self, db: sqlite3.Connection) -> None:
+        """Leave no transaction behind, if need be by giving up the connection."""
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._writer = None
+            with suppress(sqlite3.Error):
+                db.close()
+
+    @staticmethod
+    def _carry_out(db: sqlite3.Connection, batch: Sequence[Append]) -> Sequence[Outcome]:
+        """Begin a transaction and write in it what can be written; the caller commits it."""
+        db.execute("BEGIN IMMEDIATE")
+        if write_parts(db, batch) is Outcome.OK:
+            return [Outcome.OK] * len(batch)
+        db.execute("ROLLBACK")
+        db.execute("BEGIN IMMEDIATE")
+        outcomes = []
+        for part in batch:
+            db.execute("SAVEPOINT part")
+            outcome = write_parts(db, [part])
+            if outcome is not Outcome.OK:
+                db.execute("ROLLBACK TO part")
+            db.execute("RELEASE part")
+            outcomes.append(outcome)
+        return outcomes
+
+    def _forget_erased(self, db: sqlite3.Connection) -> None:
+        """Empty the log file of what was erased; while a reader needs it, later."""
+        if not self._log_holds_erased:
+            return
+        with suppress(sqlite3.Error):
+            # Not waiting: appends are behind us in the queue.
+            db.execute("PRAGMA busy_timeout = 0")
+            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._log_holds_erased = bool(busy)
+        with suppress(sqlite3.Error):
+            db.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout * 1000)}")
+
+    # --- Reading
+
+    def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do ``work`` in a reader's thread, on a snapshot of one moment."""
+        db: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        try:
+            if db is None:
+                db = self._of_thread.connection = self._connect_reader()
+            with transaction(db, "DEFERRED"):
+                return work(db)
+        except (*_FAILURES, *_REFUSALS) as error:
+            # Whatever state it is in, the next read has a new one.
+            self._of_thread.connection = None
+            if db is not None:
+                self._readers.remove(db)
+                db.close()
+            raise _unavailable(self.path, error) from error
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path))}?mode=ro",
+            uri=True,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            cached_statements=64,
+            check_same_thread=False,
+        )
+        for name, value in READER_PRAGMAS:
+            connection.execute(f"PRAGMA {name} = {value}")
+        self._readers.append(connection)
+        return connection
+
+
+def _check_journal(db: sqlite3.Connection, path: Path) -> None:
+    mode = db.execute("PRAGMA journal_mode").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"Expected a file system on which SQLite can keep a write-ahead log beside {path}, "
+            f"got journal mode {mode!r}: use a local disk"
+        )
+
+
+# --- The file system ------------------------------------------------------------------------------
+
+
+def _take_lock(path: Path) -> int:
+    """Lock ``<path>.lock`` for as long as this process lives and the descriptor is open."""
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise held(path, holder) from None
+        # Somebody may have removed the file since we opened it: then this lock holds nobody off.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(lock.stat(), os.fstat(descriptor)):
+                break
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+
+
+def held(path: Path, holder: str) -> DatabaseHeld:
+    if holder == str(os.getpid()):
+        holder = f"this very process ({holder})"
+    return DatabaseHeld(
+        f"Expected to be the only server on {path}, but process {holder or 'unknown'} holds it: "
+        "stop that one, or give this one another file"
+    )
+
+
+def closed(path: Path) -> StoreUnavailable:
+    return StoreUnavailable(f"Expected {path} to be open, but it is not: call open() first")
+
+
+def _unavailable(path: Path, error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"Expected {path} to do its work, got: {error}. "
+        "See to the disk and to who else uses the file; the next attempt starts afresh"
+    )

@@ -1,0 +1,373 @@
+"""What is done on a connection: parts of a batch written, and rows read as records."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec.structs import astuple
+from sqlalchemy.dialects import sqlite as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from reattach.store.base import (
+    Append,
+    ClientRecord,
+    CommitRecord,
+    ConflictRecord,
+    Decision,
+    DeviceRecord,
+    IdempotencyRecord,
+    Loaded,
+    Outcome,
+    SavedState,
+    SessionRecord,
+    Tombstone,
+)
+from reattach.store.shared import (
+    IDEMPOTENCY_LIFETIME_MS,
+    MAX_INTEGER,
+)
+from reattach.store.sqlite import sql
+from reattach.store.tables import metadata
+
+__all__ = [
+    "ddl",
+    "read_client",
+    "read_decision",
+    "read_devices",
+    "read_key",
+    "read_loaded",
+    "read_session",
+    "remove_old_keys",
+    "to_commit",
+    "to_conflict",
+    "to_number",
+    "to_session",
+    "transaction",
+    "weighed",
+    "write_parts",
+]
+
+_Row = tuple[Any, ...]
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def ddl() -> Iterator[str]:
+    """Write out the tables and indexes in SQLite's words."""
+    for table in metadata.sorted_tables:
+        yield str(CreateTable(table).compile(dialect=dialect.dialect()))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            yield str(CreateIndex(index).compile(dialect=dialect.dialect()))
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def write_parts(db: sqlite3.Connection, parts: Sequence[Append]) -> Outcome:
+    """Write the parts, all guards first; stop at the first kind of guard that one does not pass.
+
+    Then what was written has to be rolled back, and the outcome is the part's, if it was one.
+    """
+    outcome = _pass_guards(db, parts)
+    if outcome is Outcome.OK:
+        _write_rows(db, parts)
+    return outcome
+
+
+def _pass_guards(db: sqlite3.Connection, parts: Sequence[Append]) -> Outcome:
+    creations: list[_Row] = []
+    updates: list[_Row] = []
+    erasures: list[tuple[Append, Tombstone]] = []
+    for part in parts:
+        expected = part.expected
+        if expected is None:
+            if part.session is not None:
+                creations.append((*astuple(part.session), part.session_id))
+            continue
+        stands = (part.session_id, expected.version, expected.epoch, expected.access_version)
+        if part.erase is not None:
+            if not _all_change(db, sql.ERASE_SESSION, [stands]):
+                return Outcome.STALE
+            erasures.append((part, part.erase))
+        elif part.session is not None:
+            updates.append((*astuple(part.session)[1:], *stands))
+        elif db.execute(sql.SESSION_STANDS, stands).fetchone() is None:
+            return Outcome.STALE
+    if not _all_change(db, sql.CREATE_SESSION, creations):
+        return Outcome.EXISTS
+    if not _all_change(db, sql.UPDATE_SESSION, updates):
+        return Outcome.STALE
+    for part, tombstone in erasures:
+        _erase(db, part, tombstone)
+    if _clients_advance(db, parts) and _keys_are_free(db, parts):
+        return Outcome.OK
+    return Outcome.STALE
+
+
+def _all_change(db: sqlite3.Connection, guard: str, rows: Sequence[_Row]) -> bool:
+    return not rows or db.executemany(guard, rows).rowcount == len(rows)
+
+
+def _clients_advance(db: sqlite3.Connection, parts: Sequence[Append]) -> bool:
+    met: list[_Row] = []
+    started: list[_Row] = []
+    advanced: list[_Row] = []
+    for part in parts:
+        name = part.session_id
+        for advance in part.clients if part.erase is None else ():
+            client = advance.client
+            if advance.before != 0:
+                advanced.append(
+                    (
+                        client.device_id,
+                        client.seq,
+                        client.at,
+                        name,
+                        client.client_id,
+                        client.user_id,
+                        advance.before,
+                    )
+                )
+            elif client.seq == 0:
+                met.append((name, *astuple(client)))
+            else:
+                started.append((name, *astuple(client)))
+    # In this order, because one part may take a client through all three.
+    return (
+        _all_change(db, sql.MEET_CLIENT, met)
+        and _all_change(db, sql.START_CLIENT, started)
+        and _all_change(db, sql.ADVANCE_CLIENT, advanced)
+    )
+
+
+def _keys_are_free(db: sqlite3.Connection, parts: Sequence[Append]) -> bool:
+    return _all_change(
+        db,
+        sql.RECORD_KEY,
+        [
+            (*astuple(key), part.session_id, key.created_at - IDEMPOTENCY_LIFETIME_MS)
+            for part in parts
+            if (key := part.idempotency) is not None
+        ],
+    )
+
+
+def _erase(db: sqlite3.Connection, part: Append, tombstone: Tombstone) -> None:
+    for statement in sql.ERASE_REST:
+        db.execute(statement, (part.session_id,))
+    members = msgspec.msgpack.encode(list(tombstone.members))
+    db.execute(
+        sql.INSERT_TOMBSTONE, (part.session_id, tombstone.erased_at, tombstone.salt, members)
+    )
+
+
+def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
+    """Write what needs no guard: one statement for each table, over all parts."""
+    commits: list[_Row] = []
+    refusals: list[_Row] = []
+    conflicts: list[_Row] = []
+    devices: list[_Row] = []
+    activity: list[_Row] = []
+    states: list[_Row] = []
+    for part in parts:
+        if part.erase is not None:
+            continue
+        name = part.session_id
+        # The columns of these statements stand in the order of the records' fields. Most parts have
+        # commits and nothing else, so it pays to look first.
+        if part.commits:
+            commits += [(name, *astuple(commit)) for commit in part.commits]
+        if part.refusals:
+            refusals += [(name, *astuple(refusal)) for refusal in part.refusals]
+        if part.conflicts:
+            conflicts += [
+                (name, one.conflict_id, one.path.encode(), one.status, one.version, one.body)
+                for one in part.conflicts
+            ]
+        if part.devices:
+            devices += [(name, *astuple(device)) for device in part.devices]
+        if part.activity:
+            activity += [(name, *astuple(line), name) for line in part.activity]
+        if part.state is not None:
+            states.append((name, *astuple(part.state)))
+    for statement, rows in (
+        (sql.INSERT_COMMIT, commits),
+        (sql.INSERT_REFUSAL, refusals),
+        (sql.PUT_CONFLICT, conflicts),
+        (sql.PUT_DEVICE, devices),
+        (sql.INSERT_ACTIVITY, activity),
+        (sql.PUT_STATE, states),
+    ):
+        if rows:
+            db.executemany(statement, rows)
+
+
+def remove_old_keys(db: sqlite3.Connection, parts: Sequence[Append], now: int) -> None:
+    """Remove a few more idempotency keys than the parts bring, so that old ones do not pile up."""
+    brought = len([part for part in parts if part.idempotency is not None])
+    if brought:
+        db.execute(sql.REMOVE_OLD_KEYS, (now - IDEMPOTENCY_LIFETIME_MS, 4 * brought))
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def to_session(row: _Row) -> SessionRecord:
+    return SessionRecord(
+        session_id=row[0],
+        user_id=row[1],
+        epoch=row[2],
+        epoch_version=row[3],
+        version=row[4],
+        access_version=row[5],
+        schema_name=row[6],
+        schema_version=row[7],
+        created_at=row[8],
+        last_activity=row[9],
+        is_active=bool(row[10]),
+        disconnected_at=row[11],
+        reconnected_at=row[12],
+    )
+
+
+def to_commit(row: _Row) -> CommitRecord:
+    return CommitRecord(
+        version=row[0],
+        body=row[1],
+        writes=row[2],
+        at=row[3],
+        client_id=row[4],
+        seq=row[5],
+        client_at=row[6],
+    )
+
+
+def to_conflict(row: _Row) -> ConflictRecord:
+    return ConflictRecord(
+        conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
+    )
+
+
+def weighed(commits: Iterable[CommitRecord], max_bytes: int | None) -> list[CommitRecord]:
+    """Take commits up to the one with which their bodies weigh more than ``max_bytes``."""
+    if max_bytes is None:
+        return list(commits)
+    taken: list[CommitRecord] = []
+    weight = 0
+    for commit in commits:
+        taken.append(commit)
+        weight += len(commit.body)
+        if weight > max_bytes:
+            break
+    return taken
+
+
+def read_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | Tombstone | None:
+    row = db.execute(sql.READ_SESSION, (session_id,)).fetchone()
+    if row is not None:
+        return to_session(row)
+    row = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
+    if row is None:
+        return None
+    members = msgspec.msgpack.decode(row[2], type=list[bytes])
+    return Tombstone(erased_at=row[0], salt=row[1], members=members)
+
+
+def read_loaded(db: sqlite3.Connection, session_id: str, version: int | None) -> Loaded | None:
+    row = db.execute(sql.READ_SESSION, (session_id,)).fetchone()
+    if row is None:
+        return None
+    session = to_session(row)
+    end = session.version if version is None else to_number(version)
+    row = db.execute(sql.READ_STATE, (session_id, end)).fetchone()
+    if row is None:
+        return None
+    saved = SavedState(version=row[0], state=row[1], index=row[2])
+    tail = db.execute(sql.READ_LOG, (session_id, saved.version + 1, end, -1))
+    return Loaded(
+        session=session,
+        saved=saved,
+        tail=[to_commit(row) for row in tail],
+        conflicts=[to_conflict(row) for row in db.execute(sql.READ_UNRESOLVED, (session_id,))],
+        devices=read_devices(db, session_id),
+    )
+
+
+def read_client(db: sqlite3.Connection, session_id: str, client_id: str) -> ClientRecord | None:
+    row = db.execute(sql.READ_CLIENT, (session_id, client_id)).fetchone()
+    if row is None:
+        return None
+    return ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])
+
+
+def read_decision(
+    db: sqlite3.Connection, session_id: str, client_id: str, seq: int
+) -> Decision | None:
+    seq = to_number(seq)
+    client = read_client(db, session_id, client_id)
+    if client is None or client.seq < seq:
+        return None
+    row = db.execute(sql.READ_REFUSAL, (session_id, client_id, seq)).fetchone()
+    if row is not None:
+        return Decision(seq=seq, client_at=row[0], refusal=row[1])
+    # A number that was no refusal is a commit, and so were those before it that were none: that
+    # many versions lie below it. The log is read from there, and in a session with one writer the
+    # first row is the one. From its beginning only where numbers came without their decisions.
+    refused: int = db.execute(sql.COUNT_REFUSALS, (session_id, client_id, seq)).fetchone()[0]
+    for first in (seq - refused, 0):
+        row = db.execute(sql.FIND_COMMIT, (session_id, first, client_id, seq)).fetchone()
+        if row is not None:
+            return Decision(seq=seq, client_at=row[0], refusal=None)
+    return None
+
+
+def read_devices(db: sqlite3.Connection, session_id: str) -> list[DeviceRecord]:
+    return [
+        DeviceRecord(
+            device_id=row[0],
+            user_id=row[1],
+            name=row[2],
+            info=row[3],
+            is_primary=bool(row[4]),
+            created_at=row[5],
+            last_activity=row[6],
+        )
+        for row in db.execute(sql.READ_DEVICES, (session_id,))
+    ]
+
+
+def read_key(
+    db: sqlite3.Connection, user_id: str, route: str, key: str, since: int
+) -> IdempotencyRecord | None:
+    row = db.execute(sql.READ_KEY, (user_id, route, key, since)).fetchone()
+    if row is None:
+        return None
+    return IdempotencyRecord(
+        user_id=row[0],
+        route=row[1],
+        key=row[2],
+        request=row[3],
+        status=row[4],
+        headers=row[5],
+        body=row[6],
+        created_at=row[7],
+    )
+
+
+def to_number(number: int) -> int:
+    """Bring a number that somebody asked for into the range of a column."""
+    return max(-MAX_INTEGER, min(number, MAX_INTEGER))

@@ -1,0 +1,222 @@
+"""Every statement on the SQLite file. The columns stand in the order of the records' fields."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- SQL: guards; each changes one row where all stands as expected -------------------------------
+
+CREATE_SESSION: Final = """
+INSERT INTO sessions (
+    session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
+)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+WHERE NOT EXISTS (SELECT 1 FROM erased_sessions WHERE session_id = ?)
+ON CONFLICT (session_id) DO NOTHING
+"""
+
+UPDATE_SESSION: Final = """
+UPDATE sessions SET
+    user_id = ?, epoch = ?, epoch_version = ?, version = ?, access_version = ?, schema_name = ?,
+    schema_version = ?, created_at = ?, last_activity = ?, is_active = ?, disconnected_at = ?,
+    reconnected_at = ?
+WHERE session_id = ? AND version = ? AND epoch = ? AND access_version = ?
+"""
+
+SESSION_STANDS: Final = """
+SELECT 1 FROM sessions WHERE session_id = ? AND version = ? AND epoch = ? AND access_version = ?
+"""
+
+ERASE_SESSION: Final = """
+DELETE FROM sessions WHERE session_id = ? AND version = ? AND epoch = ? AND access_version = ?
+"""
+
+MEET_CLIENT: Final = """
+INSERT INTO clients (session_id, client_id, user_id, device_id, seq, at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, client_id) DO UPDATE SET seq = clients.seq
+WHERE clients.user_id = excluded.user_id
+"""
+
+START_CLIENT: Final = """
+INSERT INTO clients (session_id, client_id, user_id, device_id, seq, at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, client_id)
+DO UPDATE SET device_id = excluded.device_id, seq = excluded.seq, at = excluded.at
+WHERE clients.user_id = excluded.user_id AND clients.seq = 0
+"""
+
+ADVANCE_CLIENT: Final = """
+UPDATE clients SET device_id = ?, seq = ?, at = ?
+WHERE session_id = ? AND client_id = ? AND user_id = ? AND seq = ?
+"""
+
+RECORD_KEY: Final = """
+INSERT INTO idempotency_keys (
+    user_id, route, key, request, status, headers, body, created_at, session_id
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (user_id, route, key) DO UPDATE SET
+    request = excluded.request, status = excluded.status, headers = excluded.headers,
+    body = excluded.body, created_at = excluded.created_at, session_id = excluded.session_id
+WHERE idempotency_keys.created_at <= ?
+"""
+
+# --- SQL: what goes with them ---------------------------------------------------------------------
+
+INSERT_COMMIT: Final = """
+INSERT INTO commits (session_id, version, body, writes, at, client_id, seq, client_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+INSERT_REFUSAL: Final = """
+INSERT INTO refusals (session_id, client_id, seq, client_at, body) VALUES (?, ?, ?, ?, ?)
+"""
+
+PUT_CONFLICT: Final = """
+INSERT INTO conflicts (session_id, conflict_id, path, status, version, body)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, conflict_id) DO UPDATE SET
+    path = excluded.path, status = excluded.status, version = excluded.version,
+    body = excluded.body
+"""
+
+PUT_DEVICE: Final = """
+INSERT INTO session_devices (
+    session_id, device_id, user_id, name, info, is_primary, created_at, last_activity
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, device_id) DO UPDATE SET
+    user_id = excluded.user_id, name = excluded.name, info = excluded.info,
+    is_primary = excluded.is_primary, last_activity = excluded.last_activity
+"""
+
+INSERT_ACTIVITY: Final = """
+INSERT INTO session_activity_log (
+    session_id, entry, activity_type, at, user_id, device_id, data
+)
+SELECT ?, COALESCE(MAX(entry), 0) + 1, ?, ?, ?, ?, ?
+FROM session_activity_log WHERE session_id = ?
+"""
+
+PUT_STATE: Final = """
+INSERT INTO states (session_id, version, state, last_writers) VALUES (?, ?, ?, ?)
+ON CONFLICT (session_id, version) DO UPDATE SET
+    state = excluded.state, last_writers = excluded.last_writers
+"""
+
+# Everything of a session but its row, which its guard has removed.
+ERASE_REST: Final = (
+    "DELETE FROM commits WHERE session_id = ?",
+    "DELETE FROM states WHERE session_id = ?",
+    "DELETE FROM clients WHERE session_id = ?",
+    "DELETE FROM refusals WHERE session_id = ?",
+    "DELETE FROM conflicts WHERE session_id = ?",
+    "DELETE FROM session_devices WHERE session_id = ?",
+    "DELETE FROM session_activity_log WHERE session_id = ?",
+    "DELETE FROM session_checkpoints WHERE session_id = ?",
+    "DELETE FROM idempotency_keys WHERE session_id = ?",
+)
+
+INSERT_TOMBSTONE: Final = """
+INSERT INTO erased_sessions (session_id, erased_at, salt, members) VALUES (?, ?, ?, ?)
+"""
+
+# The index gives the oldest at once, and the limit bounds what one batch has to remove.
+REMOVE_OLD_KEYS: Final = """
+DELETE FROM idempotency_keys WHERE rowid IN (
+    SELECT rowid FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?
+)
+"""
+
+CHECK: Final = """
+INSERT INTO meta (key, value) VALUES ('checked_at', ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
+
+# --- SQL: reads -----------------------------------------------------------------------------------
+
+READ_SESSION: Final = """
+SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
+FROM sessions WHERE session_id = ?
+"""
+
+READ_TOMBSTONE: Final = "SELECT erased_at, salt, members FROM erased_sessions WHERE session_id = ?"
+
+LIST_SESSIONS: Final = """
+SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
+FROM sessions WHERE user_id = ? AND (last_activity, session_id) < (?, ?)
+ORDER BY last_activity DESC, session_id DESC LIMIT ?
+"""
+
+READ_STATE: Final = """
+SELECT version, state, last_writers FROM states WHERE session_id = ? AND version <= ?
+ORDER BY version DESC LIMIT 1
+"""
+
+READ_LOG: Final = """
+SELECT version, body, writes, at, client_id, seq, client_at FROM commits
+WHERE session_id = ? AND version BETWEEN ? AND ? ORDER BY version LIMIT ?
+"""
+
+READ_CLIENT_LOG: Final = """
+SELECT version, body, writes, at, client_id, seq, client_at FROM commits
+WHERE session_id = ? AND version BETWEEN ? AND ? AND client_id = ? ORDER BY version LIMIT ?
+"""
+
+READ_CLIENT: Final = """
+SELECT client_id, user_id, device_id, seq, at FROM clients WHERE session_id = ? AND client_id = ?
+"""
+
+READ_REFUSALS: Final = """
+SELECT client_id, seq, client_at, body FROM refusals
+WHERE session_id = ? AND client_id = ? AND seq > ? ORDER BY seq
+"""
+
+READ_REFUSAL: Final = """
+SELECT client_at, body FROM refusals WHERE session_id = ? AND client_id = ? AND seq = ?
+"""
+
+COUNT_REFUSALS: Final = """
+SELECT COUNT(*) FROM refusals WHERE session_id = ? AND client_id = ? AND seq < ?
+"""
+
+FIND_COMMIT: Final = """
+SELECT client_at FROM commits
+WHERE session_id = ? AND version >= ? AND client_id = ? AND seq = ? ORDER BY version LIMIT 1
+"""
+
+LIST_CONFLICTS: Final = """
+SELECT conflict_id, path, status, version, body FROM conflicts
+WHERE session_id = ? AND (version, conflict_id) < (?, ?)
+ORDER BY version DESC, conflict_id DESC LIMIT ?
+"""
+
+LIST_CONFLICTS_BY_STATUS: Final = """
+SELECT conflict_id, path, status, version, body FROM conflicts
+WHERE session_id = ? AND status = ? AND (version, conflict_id) < (?, ?)
+ORDER BY version DESC, conflict_id DESC LIMIT ?
+"""
+
+READ_UNRESOLVED: Final = """
+SELECT conflict_id, path, status, version, body FROM conflicts
+WHERE session_id = ? AND status IN ('auto', 'open') ORDER BY version, conflict_id
+"""
+
+LIST_ACTIVITY: Final = """
+SELECT entry, activity_type, at, user_id, device_id, data FROM session_activity_log
+WHERE session_id = ? AND entry < ? ORDER BY entry DESC LIMIT ?
+"""
+
+READ_DEVICES: Final = """
+SELECT device_id, user_id, name, info, is_primary, created_at, last_activity FROM session_devices
+WHERE session_id = ? ORDER BY created_at, device_id
+"""
+
+READ_KEY: Final = """
+SELECT user_id, route, key, request, status, headers, body, created_at FROM idempotency_keys
+WHERE user_id = ? AND route = ? AND key = ? AND created_at > ?
+"""
+
+READ_META: Final = "SELECT value FROM meta WHERE key = ?"
+WRITE_META: Final = "INSERT INTO meta (key, value) VALUES (?, ?)"
+LIST_TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table'"
