@@ -16,7 +16,7 @@ import msgspec
 from reattach.core.effects import Request
 from reattach.core.merge import Merge
 from reattach.core.room import Room
-from reattach.core.session import apply_ops
+from reattach.core.session import Edit, Proposal, apply_ops
 from reattach.errors import BadRequest, Unavailable, VersionGone
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
@@ -104,8 +104,7 @@ class Sessions:
                 ops = ops(copy)
             apply_ops(_to_ops(ops))(merge)
 
-        request = await server_request(registry, host, user_id)
-        request.edit = edit
+        request = await server_request(registry, host, edit, user_id)
         result = await host.submit(request)
         if not isinstance(result.decision, CommitRecord):
             raise Unavailable("the change was stored, and its commit is no longer at hand")
@@ -153,7 +152,9 @@ class Sessions:
         return await registry.open(session_id)
 
 
-async def server_request(registry: Registry, host: Host, user_id: str | None) -> Request:
+async def server_request(
+    registry: Registry, host: Host, edit: Edit, user_id: str | None
+) -> Request:
     """Make a change by this process, the session's next of its own client.
 
     ``user_id`` says on whose behalf; it stands in the commit's ``by``.
@@ -167,7 +168,7 @@ async def server_request(registry: Registry, host: Host, user_id: str | None) ->
             room.session.know(mine, known=record is not None, source="server")
 
     await host.at_rest(know)
-    return Request(client_id=name, user_id=user_id)
+    return Request(proposal=Proposal(client_id=name, edit=edit, user_id=user_id))
 
 
 def _to_ops(ops: Ops) -> list[Op]:

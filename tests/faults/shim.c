@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SHOWN 600
+#define SHOWN 2000
 
 static int out = -1;
 

@@ -1,4 +1,4 @@
-"""Nobody hears of a commit before it is durable: another program holds the database's write lock."""
+"""Nobody hears of a commit before it is durable: another program holds the write lock."""
 
 from __future__ import annotations
 

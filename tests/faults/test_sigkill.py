@@ -36,7 +36,7 @@ class Worker:
             create={"n": 0, "items": [], "refused": 0, "last": {}},
             stay=True,
         )
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.added: dict[int, int] = {}
         """What each of its changes adds to `n`."""
         self.told: dict[int, int] = {}
@@ -73,12 +73,13 @@ class Worker:
             await asyncio.sleep(self.random.uniform(0, 0.04))
 
 
+@pytest.mark.timeout(180)
 async def test_twenty_kills_under_the_load_of_forty_clients(
     serve: Serve, witnesses: Witnesses
 ) -> None:
     seed = os.environ.get("REATTACH_TEST_SEED") or str(random.SystemRandom().randrange(2**32))
     witnesses.append(("seed", lambda: f"REATTACH_TEST_SEED={seed}"))
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     server = await serve(app=None)
     workers = [
         Worker(server, f"s{n}", f"s{n}-{name}", f"{seed} {n} {name}")

@@ -272,6 +272,7 @@ class BareLine:
     def __init__(self, client: LineClient) -> None:
         self.client = client
         self.closes: list[tuple[int, str]] = []
+        self.sent: set[int] = set()
         self.late: list[Frame] = []
         self.paused = False
         self.pings = 0
@@ -286,6 +287,9 @@ class BareLine:
                 self.client.take(frame)
             except Exception as lie:  # noqa: BLE001
                 self.client.lie = self.client.lie or lie
+            if frame["type"] in {"initial_state", "resumed"}:
+                # As over a network: not while the server is in the middle of something.
+                asyncio.get_running_loop().call_soon(self.client.send_pending)
 
     def close(self, code: int, reason: str) -> None:
         self.closes.append((code, reason))
@@ -301,7 +305,7 @@ class LineClient(Replica):
     """An honest client on bare lines; `Node.client` joins it."""
 
     def __init__(self, node: Node, session_id: str, client_id: str, **options: Any) -> None:
-        self.user = options.pop("user", USER)
+        self.user: User = options.pop("user", USER)
         super().__init__(session_id, client_id, **options)
         self.line = BareLine(self)
         self.connection: Connection | None = None
@@ -313,12 +317,9 @@ class LineClient(Replica):
         return self.line.closes
 
     async def connect(self, **hello: Any) -> None:
-        """Says hello on a new line, and sends what is undecided after the welcome, if it comes."""
-        known = len(self.welcomes)
+        """Says hello on a new line; what is undecided is sent after the welcome."""
         self.begin(**hello)
         await settle()
-        if len(self.welcomes) > known:
-            self.send_pending()
 
     def begin(self, **hello: Any) -> None:
         """Says hello on a new line."""
@@ -327,13 +328,16 @@ class LineClient(Replica):
         self.feed(self.greeting(**hello))
 
     def send_pending(self) -> None:
+        """Sends what is undecided and was not sent on this line, if it was welcomed."""
         for seq in sorted(self.outbox):
-            self.feed(self.outbox[seq])
+            if seq not in self.line.sent and self._greeted and not self.closes:
+                self.line.sent.add(seq)
+                self.feed(self.outbox[seq])
 
     def change(self, *ops: Frame, **fields: Any) -> int:
-        """Puts a change into the outbox, and sends it."""
+        """Puts a change into the outbox, and sends it if there is a line."""
         number = self.put(*ops, **fields)
-        self.feed(self.outbox[number])
+        self.send_pending()
         return number
 
     def feed(self, frame: Frame) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import pytest
 
-from reattach.errors import StoreUnavailable, Unavailable
+from reattach.core.limits import Limits
+from reattach.errors import Unavailable
+from reattach.runtime.host import Host
+from reattach.runtime.registry import User
 from reattach.store.base import SessionRecord
 from tests.runtime.rig import (
     Gate,
     LineClient,
     Node,
-    User,
     answer_lost,
     down,
     inc,
@@ -22,6 +25,7 @@ from tests.runtime.rig import (
     settle,
     silent,
 )
+from tests.support.waiting import until
 
 
 async def row(node: Node, session_id: str = "s") -> SessionRecord:
@@ -70,9 +74,7 @@ async def test_a_load_that_times_out_writes_nothing_and_works_later() -> None:
         first.begin()
         # What it sends before its welcome is held, and goes with the connection.
         first.feed(first.outbox[first.put(inc())])
-        async with asyncio.timeout(5):
-            while not first.closes:
-                await asyncio.sleep(0.005)
+        await until(lambda: bool(first.closes), within=5, what="its end")
         assert first.closes[0][0] == 1012
         with pytest.raises(Unavailable):
             await node.sessions.update("s", [inc(100)])
@@ -92,9 +94,7 @@ async def test_a_load_that_is_answered_after_its_time_opens_nothing() -> None:
         gate = Gate()
         node.store.next("load", gate)
         first.begin()
-        async with asyncio.timeout(5):
-            while not first.closes:
-                await asyncio.sleep(0.005)
+        await until(lambda: bool(first.closes), within=5, what="its end")
         gate.open()
         await settle()
         assert not node.registry.hosts
@@ -170,7 +170,7 @@ async def test_iterating_over_changes_shows_only_what_is_durable() -> None:
 
         async def follow() -> None:
             async for commit in node.sessions.changes("s", after=0):
-                seen.append(commit.version)
+                seen.extend([commit.version])
 
         task = asyncio.create_task(follow())
         gate = Gate()
@@ -398,6 +398,29 @@ async def test_what_a_fenced_connection_had_in_line_is_decided_once() -> None:
         assert await node.durable() == (2, [("a", 1), ("a", 2)])
 
 
+async def test_one_that_comes_back_hears_of_a_refusal_before_a_later_commit() -> None:
+    """Regression: what its older line had left in the queue was decided first, its refusal told
+    to that line, and the commit after it to the new one. A client that lost its connection then
+    said that it knew the later number, and never heard of the refusal.
+    """
+    async with running() as node:
+        a = await node.client(client_id="a")
+        other = await node.client("busy", "x")
+        gate = Gate()
+        node.store.next("append", gate)
+        other.change(inc())
+        await gate.reached.wait()
+        a.change(put("/no/parent", 1))
+        a.change(inc())
+        a.leave()
+        await a.connect()
+        gate.open()
+        await settle()
+        told = [(frame["type"]) for frame in a.of_type("rejected", "state_update")]
+        assert told == ["rejected", "state_update"]
+        assert a.state == {"n": 1}
+
+
 async def test_another_users_client_id_gets_4403_and_disturbs_nobody() -> None:
     """Both may enter the session; here its owner's check is made to say so."""
     async with running() as node:
@@ -422,7 +445,12 @@ async def test_another_users_client_id_gets_4403_and_disturbs_nobody() -> None:
 
 async def thief_joins(node: Node, thief: LineClient) -> tuple[int, str]:
     admit = node.registry.admit
-    node.registry.admit = lambda session_id, _: admit(session_id, User("u"))  # type: ignore[method-assign]
+
+    async def as_owner(session_id: str, user: User) -> tuple[Host, str]:
+        del user
+        return await admit(session_id, User("u"))
+
+    node.registry.admit = as_owner  # type: ignore[method-assign]
     try:
         await thief.connect()
     finally:
@@ -453,7 +481,7 @@ async def test_devices_are_told_once_a_second_at_most() -> None:
                 times += [node.clock.now()] * (now - told)
                 told = now
         assert len(times) >= 3
-        assert all(b - a >= 1_000 for a, b in zip(times, times[1:], strict=False)), times
+        assert all(b - a >= 1_000 for a, b in itertools.pairwise(times)), times
         await node.clock.pass_(2_500)
         online = {one["id"] for one in watcher.of_type("devices")[-1]["devices"] if one["online"]}
         assert online == {watcher.device_id}
@@ -520,9 +548,20 @@ async def test_presence_goes_to_the_others_and_is_not_stored() -> None:
 
 
 async def test_silence_ends_a_connection_and_pings_come_before() -> None:
-    async with running() as node:
-        limits = node.registry.limits
-        assert limits.heartbeat_timeout_ms > 10**9, "the rig lets lines be silent"
+    async with running(limits=Limits(devices_interval_ms=10**9)) as node:
+        a = await node.client(client_id="a")
+        b = await node.client(client_id="b")
+        await node.clock.pass_(14_000, step=500)
+        assert not a.closes
+        assert a.line.pings == 2
+        a.feed({"type": "heartbeat", "t": 1})
+        await node.clock.pass_(5_000, step=500)
+        assert b.closes[0][0] == 4408
+        assert not a.closes
+        assert (await row(node)).disconnected_at is None
+        await node.clock.pass_(15_000, step=500)
+        assert a.closes[0][0] == 4408
+        assert (await row(node)).disconnected_at is not None
 
 
 # The idle and the stopped
@@ -560,6 +599,3 @@ async def test_a_node_that_stops_while_its_store_is_down_leaves_nothing_running(
 
 async def _stopped(*, timeout_ms: int) -> None:
     del timeout_ms
-
-
-assert StoreUnavailable

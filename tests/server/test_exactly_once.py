@@ -6,7 +6,6 @@ import asyncio
 import random
 import sqlite3
 from contextlib import closing
-from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -306,10 +305,3 @@ async def test_many_clients_of_one_session_in_one_batch(server: ServerProcess) -
         await client.at(360)
         assert client.state == {"n": 360}
         await client.close()
-
-
-async def seqs(server: ServerProcess, session_id: str) -> list[Any]:
-    with closing(sqlite3.connect(server.database)) as db:
-        return db.execute(
-            "SELECT version, client_id, seq FROM commits WHERE session_id = ?", (session_id,)
-        ).fetchall()

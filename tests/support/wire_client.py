@@ -273,11 +273,12 @@ class WireClient(Replica):
         )
         try:
             await socket.send(json.dumps(self.greeting(**hello)))
-            while True:
-                frame: Frame = json.loads(await asyncio.wait_for(socket.recv(), 20))
-                self.take(frame)
-                if frame["type"] != "error":
-                    break
+            async with asyncio.timeout(20):
+                while True:
+                    frame: Frame = json.loads(await socket.recv())
+                    self.take(frame)
+                    if frame["type"] != "error":
+                        break
         except ConnectionClosed as end:
             self._note_close(end)
             raise
@@ -374,8 +375,10 @@ class WireClient(Replica):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{self._where} waited {within} s for {what}")
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
         if self.lie is not None:
             raise self.lie
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import msgspec
 
 from reattach.core.connection import Connection
-from reattach.core.session import Edit, Session
-from reattach.errors import ChangeRefused, ReattachError
+from reattach.core.session import Proposal, Session
+from reattach.errors import ReattachError
 from reattach.store.base import CommitRecord, IdempotencyRecord, RefusalRecord
 
 __all__ = [
@@ -86,22 +86,14 @@ class Result(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, kw_only=True, eq=False):
     """A change that did not come over a connection: from HTTP or from the server's own code.
 
-    With ``seq`` 0 it takes its client's next number when it is first decided, and keeps it.
+    Where ``proposal.seq`` is 0 it is the server's: it takes its client's next number when it is
+    first decided, keeps it as ``number``, and leaves nothing behind when it is refused.
     ``unless`` may refuse it on the state at hand. ``record`` makes the row for its idempotency key,
     and ``key`` (user, route and key) is where that row goes.
     """
 
-    client_id: str
-    user_id: str | None = None
-    source: str = "server"
-    edit: Edit | None = None
-    seq: int = 0
-    at: int = 0
-    corrected: int = 0
-    base: int | None = None
-    epoch: str | None = None
-    refused: ChangeRefused | None = None
-    ends: bool = False
+    proposal: Proposal
+    number: int = 0
     unless: Callable[[Session], ReattachError | None] | None = None
     record: Callable[[Session, CommitRecord], IdempotencyRecord] | None = None
     key: tuple[str, str, str] | None = None

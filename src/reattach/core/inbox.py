@@ -93,19 +93,7 @@ class Inbox:
 
     def submit(self, request: Request) -> None:
         """Take a change from HTTP or the server's own code; `Settle` answers it."""
-        proposal = Proposal(
-            client_id=request.client_id,
-            seq=request.seq,
-            at=request.at,
-            corrected=request.corrected,
-            base=request.base,
-            epoch=request.epoch,
-            edit=request.edit,
-            refused=request.refused,
-            ends=request.ends,
-            user_id=request.user_id,
-        )
-        self._queue.append(_Queued(None, request, proposal))
+        self._queue.append(_Queued(None, request, request.proposal))
 
     def renew(self, client_id: str) -> None:
         """A client comes on a new connection: drop what its older ones left in line.
@@ -216,9 +204,9 @@ class Inbox:
         proposal = queued.proposal
         client = session.clients[proposal.client_id]
         if request is not None and proposal.seq == 0:
-            if request.seq == 0:
-                request.seq = client.seq + 1
-            proposal = msgspec.structs.replace(proposal, seq=request.seq, at=now, corrected=now)
+            if request.number == 0:
+                request.number = client.seq + 1
+            proposal = msgspec.structs.replace(proposal, seq=request.number, at=now, corrected=now)
         if proposal.seq <= client.seq:
             self._decided_before(proposal, client, connection, request, decided)
             return
@@ -230,17 +218,17 @@ class Inbox:
         if request is not None and request.unless is not None:
             objection = request.unless(session)
             if objection is not None:
-                request.seq = 0
+                request.number = 0
                 decided.settled.append((request, objection))
                 return
         if proposal.corrected > now:
             proposal = msgspec.structs.replace(proposal, corrected=now)
         try:
-            keep = request is None or request.source == "device"
+            keep = request is None or request.proposal.seq != 0
             decision = session.decide(proposal, keep_refusal=keep)
         except ChangeRefused as refused:
             assert request is not None
-            request.seq = 0
+            request.number = 0
             decided.settled.append((request, refused))
         except Exception as error:  # noqa: BLE001 - one change must not stop the others; it is told
             self._emit(Fault(error))

@@ -94,9 +94,9 @@ class Proposal(msgspec.Struct, kw_only=True):
     """
 
     client_id: str
-    seq: int
-    at: int
-    corrected: int
+    seq: int = 0
+    at: int = 0
+    corrected: int = 0
     base: int | None = None
     epoch: str | None = None
     edit: Edit | None = None

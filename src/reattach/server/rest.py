@@ -21,7 +21,7 @@ from reattach.core.inbox import propose
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
 from reattach.core.room import Room
-from reattach.core.session import Edit, Session
+from reattach.core.session import Edit, Proposal, Session
 from reattach.core.values import check
 from reattach.errors import (
     AlreadyExists,
@@ -329,8 +329,7 @@ class _Rest:
         replayed = await _replay(registry, once)
         if replayed is not None:
             return replayed
-        proposed = await server_request(registry, host, _user(request).id)
-        proposed.edit = edit
+        proposed = await server_request(registry, host, edit, _user(request).id)
         if if_match is not None:
             proposed.unless = _unless(if_match)
         if once is not None:
@@ -420,24 +419,10 @@ class _Rest:
         try:
             await _introduce(registry, host, user, body.client_id, device)
             limits = registry.limits
-            proposals: list[Proposed] = []
-            for change, refused in heads:
-                one = propose(body.client_id, role, change, offset, limits, refused=refused)
-                proposals.append(
-                    Proposed(
-                        client_id=one.client_id,
-                        user_id=user.id,
-                        source="device",
-                        edit=one.edit,
-                        seq=one.seq,
-                        at=one.at,
-                        corrected=one.corrected,
-                        base=one.base,
-                        epoch=one.epoch,
-                        refused=one.refused,
-                        ends=one.ends,
-                    )
-                )
+            proposals = [
+                propose(body.client_id, role, change, offset, limits, refused=refused)
+                for change, refused in heads
+            ]
             rejected: list[msgspec.Raw] = []
             for run in _runs(proposals, limits.max_in_flight_changes):
                 rejected += await _decide(registry, host, run)
@@ -607,12 +592,12 @@ async def _introduce(
     await host.at_rest(know)
 
 
-def _runs(proposals: Sequence[Proposed], most: int) -> list[list[Proposed]]:
+def _runs(proposals: Sequence[Proposal], most: int) -> list[list[Proposal]]:
     """Split changes where their numbers do not go on, and where they are too many at a time.
 
     What follows a gap must not be decided, even where its own number fits.
     """
-    runs: list[list[Proposed]] = []
+    runs: list[list[Proposal]] = []
     for one in proposals:
         if not runs or len(runs[-1]) >= most or one.seq != runs[-1][-1].seq + 1:
             runs.append([])
@@ -620,9 +605,10 @@ def _runs(proposals: Sequence[Proposed], most: int) -> list[list[Proposed]]:
     return runs
 
 
-async def _decide(registry: Registry, host: Host, run: Sequence[Proposed]) -> list[msgspec.Raw]:
+async def _decide(registry: Registry, host: Host, run: Sequence[Proposal]) -> list[msgspec.Raw]:
     """Have changes decided, in order; return the refusals, raise what stopped them."""
-    results = await asyncio.gather(*map(host.submit, run), return_exceptions=True)
+    requests = [Proposed(proposal=one) for one in run]
+    results = await asyncio.gather(*map(host.submit, requests), return_exceptions=True)
     rejected: list[msgspec.Raw] = []
     for change, result in zip(run, results, strict=True):
         if isinstance(result, BaseException):
