@@ -38,6 +38,7 @@ def poison() -> Frame:
 
 
 async def test_one_poisoned_change_fails_alone(serve: Serve) -> None:
+    # Rule L6
     server = await serve(app=None)
     clients = [
         WireClient(server.ws_url, f"s{session}", f"s{session}-{name}", create={"n": 0})

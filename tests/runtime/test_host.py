@@ -206,6 +206,7 @@ async def ahead(node: Node) -> LineClient:
 
 
 async def test_a_version_ahead_of_the_log_begins_an_epoch_that_everybody_learns_of() -> None:
+    # Rule E3
     async with running() as node:
         seer = await ahead(node)
         writer = node.clients[0]
@@ -350,6 +351,7 @@ async def test_a_host_that_fails_does_not_stop_the_others() -> None:
 
 
 async def test_a_newer_connection_fences_the_older_one() -> None:
+    # Rule F2
     async with running() as node:
         a = await node.client(client_id="a")
         watcher = await node.client(client_id="watcher")
@@ -422,6 +424,7 @@ async def test_one_that_comes_back_hears_of_a_refusal_before_a_later_commit() ->
 
 
 async def test_another_users_client_id_gets_4403_and_disturbs_nobody() -> None:
+    # Rule F1
     """Both may enter the session; here its owner's check is made to say so."""
     async with running() as node:
         a = await node.client(client_id="a")
@@ -460,6 +463,7 @@ async def thief_joins(node: Node, thief: LineClient) -> tuple[int, str]:
 
 
 async def test_devices_are_told_once_a_second_at_most() -> None:
+    # Rule W7
     async with running() as node:
         watcher = await node.client(client_id="watcher")
         await node.clock.pass_(1_500)
@@ -532,6 +536,7 @@ async def test_one_who_is_back_before_its_leaving_was_written_counts_as_reconnec
 
 
 async def test_presence_goes_to_the_others_and_is_not_stored() -> None:
+    # Rule W3
     async with running() as node:
         a = await node.client(client_id="a")
         b = await node.client(client_id="b")

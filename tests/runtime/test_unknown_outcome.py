@@ -63,6 +63,7 @@ async def until_recovered(node: Node, *sessions: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_nobody_is_told_twice_and_nobody_misses(fault: str) -> None:
+    # Rule X1
     async with running(timeout_ms=TIMEOUT_MS) as node:
         a = await node.client(client_id="a")
         b = await node.client(client_id="b")
