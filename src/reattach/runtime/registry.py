@@ -392,16 +392,7 @@ class Registry:
         With ``backlog`` it gets exactly the commits after ``hello.version`` instead of a welcome,
         where that is of the present epoch and they weigh at most so many bytes.
         """
-        created = False
-        if hello.create is not None and hello.epoch is None:
-            with contextlib.suppress(AlreadyExists):
-                await self.create(
-                    user,
-                    session_id=session_id,
-                    state=hello.create.state,
-                    schema=hello.create.schema,
-                )
-                created = True
+        created = await self._create_missing(session_id, user, hello)
         host, connection.role = await self.admit(session_id, user)
         while await self._begins_epoch(host, connection, hello):
             host, connection.role = await self.admit(session_id, user)
@@ -487,6 +478,23 @@ class Registry:
                 return
         await host.at_rest(lambda room: enter(room, None))
         host.flush()
+
+    async def _create_missing(self, session_id: str, user: User, hello: Hello) -> bool:
+        """Create the session that a hello asks for, unless it is there; say whether it was."""
+        if hello.create is None or hello.epoch is not None or session_id in self.hosts:
+            return False
+        if await self.store.session(session_id) is not None:
+            return False
+        try:
+            await self.create(
+                user,
+                session_id=session_id,
+                state=hello.create.state,
+                schema=hello.create.schema,
+            )
+        except AlreadyExists:
+            return False
+        return True
 
     async def _begins_epoch(self, host: Host, connection: Connection, hello: Hello) -> bool:
         """Begin another epoch where an editor has seen versions that the log has not.
