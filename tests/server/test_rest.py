@@ -896,7 +896,7 @@ async def test_one_check_serves_all_who_ask_at_the_time(
 async def test_nothing_is_shown_before_it_is_durable(
     api: httpx.AsyncClient, reattach: Reattach
 ) -> None:
-    # Rule W5
+    # Rules W5 and T21
     await create(api, {"a": 0})
     path = reattach.settings.database.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:

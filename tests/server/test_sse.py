@@ -332,6 +332,7 @@ async def test_text_can_come_as_replacements(serve: Serve, resumed: bool) -> Non
 
 @pytest.mark.parametrize(("how", "code"), [("end", 4410), ("erase", 4410), ("stop", 1012)])
 async def test_the_last_event_says_why_a_stream_ends(serve: Serve, how: str, code: int) -> None:
+    # Rule T20
     server = await serve(app=None)
     async with client(server) as api:
         epoch = (await create(api))["epoch"]

@@ -88,6 +88,7 @@ async def refused(url: str, **options: Any) -> tuple[int, dict[str, Any]]:
 
 
 async def test_without_the_subprotocol_there_is_no_upgrade(start: Start) -> None:
+    # Rule W8
     """Section 5: subprotocol reattach.v1."""
     url = await start()
     status, problem = await refused(f"{url}/ws/session/s1", subprotocols=None)
@@ -96,6 +97,7 @@ async def test_without_the_subprotocol_there_is_no_upgrade(start: Start) -> None
 
 @pytest.mark.parametrize("name", ["heartbeat", "check-connection", "import", "a%20b", "x" * 129])
 async def test_what_is_no_session_id_is_not_found(start: Start, name: str) -> None:
+    # Rule W8
     """Section 1: ids."""
     url = await start()
     status, problem = await refused(f"{url}/ws/session/{name}")
