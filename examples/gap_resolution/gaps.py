@@ -1,7 +1,7 @@
-"""What a Citation file lacks, as questions, and what becomes of it with their answers.
+"""What a document lacks, as questions, and what becomes of it with their answers.
 
 Pure: a document and a session's state go in, gaps and operations come out. Everything that is said
-about a field comes from the schema; only its tone is ours.
+about a field comes from its schema; only its tone is ours.
 """
 
 from __future__ import annotations
@@ -10,26 +10,22 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
+from . import documents
+from .kinds import CITATION, DATA, KINDS, Kind
+
 __all__ = [
-    "FORMAT",
-    "NAME",
+    "DATA",
     "answer_touched",
     "convert",
     "document_of",
-    "dump",
+    "file_of",
     "find_gaps",
     "first_state",
     "is_valid",
-    "load",
-    "original",
     "reconcile",
 ]
 
@@ -39,136 +35,72 @@ Key: TypeAlias = tuple[str | int, ...]
 Gap: TypeAlias = dict[str, Any]
 Op: TypeAlias = dict[str, Any]
 
-NAME = "CITATION.cff"
-FORMAT = "Citation File Format 1.2.0"
-DATA = Path(__file__).parent / "data"
-
-# In the order in which people read a citation: the document is written and the questions are asked
-# in it. What is not named here keeps its place behind.
-ORDER = (
-    "cff-version",
-    "title",
-    "message",
-    "type",
-    "abstract",
-    "authors",
-    "keywords",
-    "license",
-    "version",
-    "date-released",
-    "repository-code",
-)
-# The schema does not say which texts want room.
-LONG = {"abstract", "description", "notes"}
-# Of a line of the document, before the word that crosses it; a longer text becomes a block.
-WIDTH = 54
 # A choice of so few is shown as a whole; of more, it is searched.
 FEW = 8
+# An object of more fields than these is asked for by the main ones.
+MANY = 5
+MAIN = (
+    "given-names",
+    "family-names",
+    "name",
+    "title",
+    "authors",
+    "email",
+    "orcid",
+    "affiliation",
+    "type",
+    "value",
+    "description",
+    "doi",
+    "url",
+    "year",
+)
 # Words that a name's own letters do not show.
-WORDS = {"orcid": "ORCID", "doi": "DOI", "url": "URL", "cff": "CFF"}
-
-
-# Reading and writing
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose dates stay text, as the schema wants them."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+WORDS = {
+    "orcid": "ORCID",
+    "doi": "DOI",
+    "url": "URL",
+    "urls": "URLs",
+    "cff": "CFF",
+    "python": "Python",
 }
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML as people write it: lists set in, long texts as blocks."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        super().increase_indent(flow, indentless=False)
-
-
-# What YAML 1.1 takes for ends of lines, and would alter.
-_BREAKS = frozenset("\x85\u2028\u2029")
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None
-    if _BREAKS.intersection(text):
-        style = '"'
-    elif "\n" in text:
-        style = "|"
-    elif len(text) > WIDTH:
-        style = ">"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def load(text: str) -> dict[str, Json]:
-    """Read a document; dates stay text. Raises `ValueError` for what is no YAML mapping."""
-    try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"expected YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"expected a mapping, got {type(document).__name__}")  # noqa: TRY004
-    return document
-
-
-def dump(document: Mapping[str, Json]) -> str:
-    """Write a document, its fields in the order in which they are read."""
-    ordered = {key: document[key] for key in sorted(document, key=_rank)}
-    return yaml.dump(ordered, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
-
-
-@cache
-def original() -> str:
-    """Return the text of the unfinished document."""
-    return (DATA / NAME).read_text(encoding="utf-8")
-
-
-@cache
-def schema() -> dict[str, Json]:
-    """Return the JSON schema of the format."""
-    found: dict[str, Json] = json.loads((DATA / "schema.json").read_text(encoding="utf-8"))
-    return found
-
-
-@cache
-def _validator() -> Draft7Validator:
-    # "format" alone is a remark in JSON Schema; a 31st of June should not pass, though.
-    return Draft7Validator(schema(), format_checker=FormatChecker(["date"]))
-
-
-def _rank(name: str) -> int:
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+# What a text has to be, by the schema's name for its form.
+FORMS = {
+    "SPDX": "an SPDX license expression, such as Apache-2.0 or MIT OR BSD-3-Clause",
+    "idn-email": "an email address, such as name@example.org",
+    "pep440": "a version, such as 1.4.0",
+    "pep508": "a requirement, such as httpx>=0.28",
+    "pep508-identifier": "a name of letters, digits, “-”, “_” and “.”",
+    "pep508-versionspec": "a range of versions, such as >=3.11",
+    "pep517-backend-reference": "an importable object, such as hatchling.build",
+    "trove-classifier": "a classifier of the package index",
+    "url": "a web address, such as https://example.org",
+}
 
 
 # Finding gaps
 
 
-def is_valid(document: Mapping[str, Json]) -> bool:
-    """Whether a document keeps to the schema."""
-    return _validator().is_valid(document)
+def is_valid(document: Mapping[str, Json], kind: Kind = CITATION) -> bool:
+    """Whether a document keeps to its schema, and has what is wanted beside it."""
+    return kind.validator.is_valid(document)
 
 
-def find_gaps(document: Mapping[str, Json]) -> list[Gap]:
+def find_gaps(document: Mapping[str, Json], kind: Kind = CITATION) -> list[Gap]:
     """List what is missing or wrong, one gap a place, in reading order.
 
     A gap has an ``id`` made from its place, so that it is the same gap the next time.
     """
     found: dict[Key, ValidationError] = {}
-    for error in _leaves(_validator().iter_errors(document)):
+    for error in _leaves(kind.validator.iter_errors(document)):
         for key in _places(error):
             found.setdefault(key, error)
-    keys = sorted(found, key=lambda key: (_rank(str(key[0])) if key else -1, _sortable(key)))
-    return [_gap(key, found[key], document) for key in keys]
+    keys = sorted(found, key=lambda key: _sortable(key, kind))
+    return [_gap(key, found[key], document, kind) for key in keys]
 
 
-def _sortable(key: Key) -> tuple[tuple[int, str], ...]:
-    return tuple((part, "") if isinstance(part, int) else (-1, part) for part in key)
+def _sortable(key: Key, kind: Kind) -> tuple[tuple[int, str], ...]:
+    return tuple((part, "") if isinstance(part, int) else (kind.rank(part), part) for part in key)
 
 
 def _leaves(errors: Iterable[ValidationError]) -> Iterator[ValidationError]:
@@ -186,11 +118,12 @@ def _meant(error: ValidationError) -> list[ValidationError]:
     for below in error.context or ():
         branches.setdefault(int(below.relative_schema_path[0]), []).append(below)
 
+    # A value with other fields was hardly meant as that, and one of another type even less.
+    strange = {"type": 2, "additionalProperties": 1, "required": 1}
+
     def distance(branch: Sequence[ValidationError]) -> tuple[int, int]:
-        # A value of another type, or with other fields, was hardly meant as that.
-        other = {"type", "additionalProperties", "required"}
-        strange = sum(not below.relative_path and below.validator in other for below in branch)
-        return strange, len(branch)
+        own = [below for below in branch if not below.relative_path]
+        return sum(strange.get(str(below.validator), 0) for below in own), len(branch)
 
     return min(branches.values(), key=distance)
 
@@ -202,18 +135,28 @@ def _places(error: ValidationError) -> list[Key]:
         instance: Json = error.instance
         wanted: Json = error.validator_value
         return [(*at, name) for name in wanted if name not in instance]
+    if error.validator == "additionalProperties":
+        schema: Json = error.schema
+        known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+        holder: Json = error.instance
+        unknown = [name for name in holder if name not in known]
+        return [
+            (*at, name) for name in unknown if not any(re.search(one, name) for one in patterns)
+        ]
     return [at]
 
 
-def _gap(key: Key, error: ValidationError, document: Mapping[str, Json]) -> Gap:
-    field = _field(key)
+def _gap(key: Key, error: ValidationError, document: Mapping[str, Json], kind: Kind) -> Gap:
+    field = _field(key, kind)
     found = _at(document, key)
+    unknown = error.validator == "additionalProperties"
     gap: Gap = {
         "id": ".".join(map(str, key)) or "document",
-        "path": "".join(f"/{_escape(str(part))}" for part in key),
-        "title": _title(key),
-        "description": _described(field),
-        "kind": _kind(key, field),
+        "path": _pointer(key),
+        "title": _title(key, kind),
+        "description": "" if unknown else _described(field),
+        "kind": "removal" if unknown else _kind(key, field, kind),
+        "schema": {"enum": [REMOVAL]} if unknown else _form(field),
         "problem": _problem(error, found, field),
         "checked": None,
     }
@@ -222,9 +165,41 @@ def _gap(key: Key, error: ValidationError, document: Mapping[str, Json]) -> Gap:
     examples = field.get("examples") or field.get("items", {}).get("examples")
     if examples:
         gap["examples"] = [str(example) for example in examples[:3]]
-    if "enum" in field:
-        gap["choices"] = list(field["enum"])
     return gap
+
+
+REMOVAL = "Take it out"
+"""The one answer to a field that the format does not know."""
+
+
+def _form(field: Mapping[str, Json], depth: int = 0) -> dict[str, Json]:
+    """Return the part of a schema that a form is made of, its alternatives chosen."""
+    known = _chosen(field)
+    form: dict[str, Json] = {
+        name: known[name]
+        for name in ("type", "enum", "minItems", "minimum", "maximum", "minLength")
+        if name in known
+    }
+    if depth > 0 and (said := _described(known)):
+        form["description"] = said
+    if "properties" in known and depth < 3:
+        names: Iterable[str] = known["properties"]
+        if len(known["properties"]) > MANY:
+            required = known.get("required", ())
+            names = [name for name in MAIN if name in known["properties"]]
+            names += [name for name in required if name not in names]
+        form["properties"] = {
+            name: {"title": _words(name), **_form(known["properties"][name], depth + 1)}
+            for name in names
+        }
+        form["required"] = [name for name in known.get("required", ()) if name in names]
+    if isinstance(known.get("items"), Mapping):
+        form["items"] = _form(known["items"], depth + 1)
+    return form
+
+
+def _pointer(key: Key) -> str:
+    return "".join(f"/{_escape(str(part))}" for part in key)
 
 
 def _escape(token: str) -> str:
@@ -247,71 +222,128 @@ def _at(document: Json, key: Key) -> Json:
     return None if value is _NOTHING else value
 
 
-def _field(key: Key) -> dict[str, Json]:
-    """Return what the schema says of a place, references followed, alternatives chosen."""
-    field = _followed(schema())
+def _field(key: Key, kind: Kind) -> dict[str, Json]:
+    """Return what the schema says of a place."""
+    field = _followed(kind.schema, kind)
     for part in key:
-        field = _below(field, part)
-    if "oneOf" in field or "anyOf" in field:
-        # One value rather than several: what a person answers in one field.
-        options = [_followed(option) for option in field.get("oneOf") or field["anyOf"]]
-        simple = next((one for one in options if one.get("type") == "string"), options[0])
-        field = {**simple, **{name: field[name] for name in ("description",) if name in field}}
+        field = _below(field, part, kind)
+    inlined: dict[str, Json] = _inlined(_chosen(field, kind), kind)
+    return inlined
+
+
+def _inlined(field: Json, kind: Kind, depth: int = 0) -> Json:
+    """Follow the references within, as deep as a form goes."""
+    if isinstance(field, Mapping):
+        known = _followed(field, kind) if depth < 8 else {**field, "$ref": None}
+        known.pop("$ref", None)
+        return {name: _inlined(value, kind, depth + 1) for name, value in known.items()}
+    if isinstance(field, list):
+        return [_inlined(one, kind, depth + 1) for one in field]
     return field
 
 
-def _below(field: Mapping[str, Json], part: str | int) -> dict[str, Json]:
-    for option in (field, *field.get("anyOf", ()), *field.get("oneOf", ())):
-        known = _followed(option)
+def _chosen(field: Mapping[str, Json], kind: Kind | None = None) -> dict[str, Json]:
+    """Choose among alternatives: one value rather than several, what people answer in one field."""
+    options = field.get("oneOf") or field.get("anyOf") or ()
+    followed = [_followed(one, kind) if kind else dict(one) for one in options]
+    # Alternatives that only say what is required together are no choice of form.
+    real = [one for one in followed if "type" in one or "enum" in one]
+    if not real:
+        return dict(field)
+    simple = next((one for one in real if one.get("type") == "string"), real[0])
+    kept = {name: field[name] for name in ("description", "$$description") if name in field}
+    return {**simple, **kept}
+
+
+def _below(field: Mapping[str, Json], part: str | int, kind: Kind) -> dict[str, Json]:
+    options = [field]
+    while options:
+        known = _followed(options.pop(0), kind)
         if isinstance(part, int) and "items" in known:
-            return _followed(known["items"])
+            return _followed(known["items"], kind)
         if part in known.get("properties", {}):
-            return _followed(known["properties"][part])
+            return _followed(known["properties"][part], kind)
+        for pattern, below in known.get("patternProperties", {}).items():
+            if re.search(pattern, str(part)):
+                return _followed(below, kind)
+        for name in ("anyOf", "oneOf", "allOf"):
+            options += known.get(name, ())
     return {}
 
 
-def _followed(field: Mapping[str, Json]) -> dict[str, Json]:
+def _followed(field: Mapping[str, Json], kind: Kind) -> dict[str, Json]:
     """Follow a reference; what stands beside it comes first, being said of this very field."""
     known = dict(field)
-    while "$ref" in known:
+    while isinstance(known.get("$ref"), str):
         name = known.pop("$ref").removeprefix("#/definitions/")
-        known = {**schema()["definitions"][name], **known}
+        known = {**kind.schema["definitions"].get(name, {}), **known}
     return known
 
 
-def _title(key: Key) -> str:
+def _title(key: Key, kind: Kind) -> str:
     """Return a place in words: "ORCID of author 1"."""
     parts: list[str] = []
     for part in key:
         if isinstance(part, int):
-            parts[-1] = f"{parts[-1].removesuffix('s')} {part + 1}"
+            one = {"dependencies": "dependency"}.get(parts[-1], parts[-1].removesuffix("s"))
+            parts[-1] = f"{one} {part + 1}"
         else:
-            parts.append(" ".join(WORDS.get(word, word) for word in part.split("-")))
+            parts.append(_words(part, start=False))
+    # What a reader of this one document does not need to be told.
+    while len(parts) > 1 and parts[0] in {kind.within, "URLs"}:
+        del parts[0]
     title = " of ".join(reversed(parts)) or "document"
     return title[0].upper() + title[1:]
 
 
+def _words(name: str, *, start: bool = True) -> str:
+    words = " ".join(WORDS.get(word, word) for word in name.split("-"))
+    return words[:1].upper() + words[1:] if start else words
+
+
 def _described(field: Mapping[str, Json]) -> str:
-    text = str(field.get("description", "")).strip()
+    said = field.get("description") or " ".join(field.get("$$description", ()))
+    text = str(said).strip()
+    for mark, plain in _MARKUP:
+        text = mark.sub(plain, text)
+    text = text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "?", "!", ")")) else f"{text}."
 
 
-def _kind(key: Key, field: Mapping[str, Json]) -> str:
+# Some schemas speak reStructuredText, which a page does not.
+_MARKUP = (
+    (re.compile(r"`([^`<]*?)\s*<[^>]*>`_+"), r"\1"),
+    (re.compile(r":(pep|rfc):`(\d+)`"), lambda match: f"{match[1].upper()} {match[2]}"),
+    (re.compile(r":\w+:`~?([^`<]+)[^`]*`"), r"\1"),
+    (re.compile(r"`{1,2}([^`]*)`{0,2}"), r"\1"),
+    (re.compile(r"\bMUST\b"), "must"),
+)
+
+
+def _kind(key: Key, field: Mapping[str, Json], kind: Kind) -> str:
     """Return what to ask with: the page has a form field for each kind."""
     last = str(key[-1]) if key else ""
     if "enum" in field:
         return "choice" if len(field["enum"]) <= FEW else "search"
-    if field.get("format") in {"date", "uri"}:
-        return {"date": "date", "uri": "url"}[field["format"]]
-    kinds = {"array": "list", "number": "number", "integer": "number"}
-    if field.get("type") in kinds:
-        return kinds[field["type"]]
-    if last in LONG:
+    if field.get("format") in _BY_FORMAT:
+        return _BY_FORMAT[field["format"]]
+    if field.get("type") == "array":
+        return "list" if _chosen(field.get("items", {})).get("type") == "string" else "form"
+    if field.get("type") in {"object", "boolean"}:
+        return "form"
+    if field.get("type") in {"number", "integer"}:
+        return "number"
+    if last in kind.long:
         return "long"
     return "email" if last == "email" else "text"
 
 
+_BY_FORMAT = {"date": "date", "uri": "url", "url": "url", "idn-email": "email"}
+
+
 def _problem(error: ValidationError, found: Json, field: Mapping[str, Json]) -> str:
+    if error.validator == "additionalProperties":
+        return "The format does not know this field."
     if error.validator == "required" or found is None:
         return "It is missing."
     if found in ("", []):
@@ -321,16 +353,16 @@ def _problem(error: ValidationError, found: Json, field: Mapping[str, Json]) -> 
         if len(choices) > FEW:
             return f"This is not one of the {len(choices)} values that the format knows."
         return f"This has to be {' or '.join(map(str, choices))}."
+    if error.validator == "format" and error.validator_value in FORMS:
+        return f"This is not {FORMS[error.validator_value]}."
     if error.validator == "format" or "date" in str(field.get("format", "")):
         return "This is not a date of the calendar, written as in 2020-12-31."
     if error.validator == "pattern":
-        return f"This does not have the form of {_form(field)}."
-    if error.validator == "additionalProperties":
-        return "This has a field that the format does not know."
+        return f"This does not have the form of {_pattern(field)}."
     return f"{error.message[:200]}."
 
 
-def _form(field: Mapping[str, Json]) -> str:
+def _pattern(field: Mapping[str, Json]) -> str:
     pattern = str(field.get("pattern", ""))
     if "orcid" in pattern:
         return "https://orcid.org/0000-0002-1825-0097"
@@ -362,42 +394,94 @@ def convert(answer: str, kind: str) -> Json:
     return text if kind == "long" else re.sub(r"\s*\n\s*", " ", text)
 
 
+def _value(answer: Json, kind: str) -> Json:
+    """Return what an answer puts into the document; None where it says nothing."""
+    if isinstance(answer, str):
+        return convert(answer, kind) if answer.strip() else None
+    if isinstance(answer, Mapping):
+        found = {name: _value(value, "long") for name, value in answer.items()}
+        return {name: value for name, value in found.items() if value is not None} or None
+    if isinstance(answer, list):
+        items = (_value(one, "long") for one in answer)
+        return [one for one in items if one is not None] or None
+    return answer
+
+
 def document_of(state: Mapping[str, Json]) -> dict[str, Json]:
     """Return the document with the answers of a session's state in it."""
-    document = copy.deepcopy(_loaded())
-    kinds = {gap["id"]: (_key(gap["id"]), gap["kind"]) for gap in _gaps_of(state)}
+    document = _source(state)
+    known = {gap["id"]: gap for gap in _gaps_of(state)}
     for response in _list(state, "user_responses"):
-        known = kinds.get(str(response.get("gap")))
-        answer = response.get("answer")
-        if known and isinstance(answer, str) and answer.strip():
-            _put(document, known[0], convert(answer, known[1]))
+        gap = known.get(str(response.get("gap")))
+        value = _value(response.get("answer"), gap["kind"]) if gap else None
+        if gap is not None and value is not None:
+            _put(document, _tokens(gap["path"]), value, remove=gap["kind"] == "removal")
     return document
 
 
-@cache
-def _loaded() -> dict[str, Json]:
-    return load(original())
+def file_of(state: Mapping[str, Json]) -> tuple[str, str, str]:
+    """Return the document with its answers as a file: its name, its syntax and its text."""
+    kind, syntax = _kind_of(state), _syntax(state)
+    return kind.names[syntax], syntax, _written(document_of(state), kind, syntax)
 
 
-def _key(gap_id: str) -> Key:
-    if gap_id == "document":
-        return ()
-    return tuple(int(part) if part.isdecimal() else part for part in gap_id.split("."))
+def _written(document: Mapping[str, Json], kind: Kind, syntax: str) -> str:
+    return documents.dump(kind.ordered(document), syntax)
 
 
-def _put(document: Json, key: Key, value: Json) -> None:
-    parent = _at(document, key[:-1]) if key else None
-    inside = isinstance(parent, list) and isinstance(key[-1], int) and key[-1] < len(parent)
-    if parent is not None and (inside or isinstance(parent, dict)):
-        parent[key[-1]] = value
+def _source(state: Mapping[str, Json]) -> dict[str, Json]:
+    source = _context(state).get("source")
+    return copy.deepcopy(source) if isinstance(source, dict) else {}
+
+
+def _context(state: Mapping[str, Json]) -> Mapping[str, Json]:
+    context = state.get("context")
+    return context if isinstance(context, Mapping) else {}
+
+
+def _kind_of(state: Mapping[str, Json]) -> Kind:
+    named = _context(state).get("kind")
+    return KINDS.get(named, CITATION) if isinstance(named, str) else CITATION
+
+
+def _syntax(state: Mapping[str, Json]) -> str:
+    named = _context(state).get("syntax")
+    return named if named in documents.SYNTAXES else _kind_of(state).syntax
+
+
+def _tokens(pointer: str) -> list[str]:
+    parts = pointer.split("/")[1:]
+    return [part.replace("~1", "/").replace("~0", "~") for part in parts]
+
+
+def _put(document: Json, tokens: Sequence[str], value: Json, *, remove: bool) -> None:
+    """Put a value at a place, if there is one; parents that are missing are made."""
+    at = document
+    for token in tokens[:-1]:
+        if isinstance(at, dict):
+            at = at.setdefault(token, {})
+        elif isinstance(at, list) and token.isdecimal() and int(token) < len(at):
+            at = at[int(token)]
+    last = tokens[-1] if tokens else ""
+    if isinstance(at, dict) and tokens:
+        if remove:
+            at.pop(last, None)
+        else:
+            at[last] = value
+    elif isinstance(at, list) and last.isdecimal() and int(last) < len(at) and not remove:
+        at[int(last)] = value
 
 
 # The session's state
 
 
-def first_state() -> dict[str, Json]:
-    """Return the state of a new session: the unfinished document and its questions."""
-    gaps = find_gaps(_loaded())
+def first_state(
+    kind: Kind = CITATION, source: dict[str, Json] | None = None, syntax: str | None = None
+) -> dict[str, Json]:
+    """Return the state of a new session: an unfinished document and its questions."""
+    document = copy.deepcopy(kind.first) if source is None else source
+    written = _written(document, kind, syntax or kind.syntax)
+    gaps = find_gaps(document, kind)
     return {
         "current_step": 0,
         "total_steps": len(gaps),
@@ -406,11 +490,16 @@ def first_state() -> dict[str, Json]:
         # There from the start: two devices that begin to answer do not make two of them.
         "user_responses": [_response(gap) for gap in gaps],
         "context": {
-            "document_name": NAME,
-            "format": FORMAT,
-            "original": dump(_loaded()),
-            "document": dump(_loaded()),
+            "kind": kind.id,
+            "syntax": syntax or kind.syntax,
+            "document_name": kind.names[syntax or kind.syntax],
+            "format": kind.format,
+            "source": document,
+            "original": written,
+            "document": written,
             "valid": not gaps,
+            # Which conflicts people have settled, and how.
+            "settled": {},
         },
     }
 
@@ -425,7 +514,10 @@ def answer_touched(patch: Iterable[Mapping[str, Json]]) -> bool:
     return any(_ANSWERS.fullmatch(str(op.get("path"))) for op in patch)
 
 
-_ANSWERS = re.compile(r"|/user_responses(/[^/]+(/answer|/gap|/id)?)?|/gaps_detected(/.*)?")
+_ANSWERS = re.compile(
+    r"|/user_responses(/[^/]+(/answer(/.*)?|/gap|/id)?)?|/gaps_detected(/.*)?"
+    r"|/context(/syntax|/kind|/source(/.*)?)?"
+)
 
 
 def reconcile(state: Mapping[str, Json]) -> list[Op]:
@@ -433,16 +525,17 @@ def reconcile(state: Mapping[str, Json]) -> list[Op]:
 
     A function of the state alone, so that it may be called at any time, by anybody, again.
     """
+    kind, syntax = _kind_of(state), _syntax(state)
     document = document_of(state)
-    now = {gap["id"]: gap for gap in find_gaps(document)}
     known = {gap["id"]: gap for gap in _gaps_of(state)}
+    now = _told_where_asked(find_gaps(document, kind), known)
     answers = {str(one.get("gap")): one.get("answer") for one in _list(state, "user_responses")}
     ops: list[Op] = []
     for gap_id, gap in known.items():
         answer = answers.get(gap_id)
         told = {
             "problem": now[gap_id]["problem"] if gap_id in now else None,
-            "checked": answer if isinstance(answer, str) else None,
+            "checked": answer,
         }
         ops += _sets(f"/gaps_detected/#{gap_id}", gap, told)
     for gap_id, gap in now.items():
@@ -453,10 +546,29 @@ def reconcile(state: Mapping[str, Json]) -> list[Op]:
     ops += _resolve(state, [gap for gap in known.values() if gap["id"] not in now], answers)
     steps = len(known.keys() | now.keys())
     ops += _sets("", state, {"total_steps": steps})
-    context = state.get("context")
-    if isinstance(context, Mapping):
-        ops += _sets("/context", context, {"document": dump(document), "valid": not now})
+    if isinstance(context := state.get("context"), Mapping):
+        told = {
+            "document_name": kind.names[syntax],
+            "original": _written(_source(state), kind, syntax),
+            "document": _written(document, kind, syntax),
+            "valid": not now,
+        }
+        ops += _sets("/context", context, told)
     return ops
+
+
+def _told_where_asked(found: Iterable[Gap], known: Mapping[str, Gap]) -> dict[str, Gap]:
+    """Say what is wrong within an answer of several parts at its own form; no gap of its own."""
+    forms = [gap for gap in known.values() if gap["kind"] == "form"]
+    now: dict[str, Gap] = {}
+    for gap in found:
+        form = next((one for one in forms if gap["path"].startswith(f"{one['path']}/")), None)
+        if gap["id"] in known or form is None:
+            now[gap["id"]] = gap
+        else:
+            problem = f"{gap['title']}: {gap['problem']}"
+            now.setdefault(form["id"], {**form, "problem": problem})
+    return now
 
 
 def _resolve(
@@ -497,14 +609,7 @@ def _gaps_of(state: Mapping[str, Json]) -> list[Gap]:
     """Return the gaps that a state holds, as far as they are ours."""
     texts = ("id", "path", "title", "kind")
     found = _list(state, "gaps_detected")
-    return [
-        gap
-        for gap in found
-        if all(isinstance(gap.get(name), str) for name in texts) and _ID.fullmatch(gap["id"])
-    ]
-
-
-_ID = re.compile(r"[a-z-]+(\.([a-z-]+|[0-9]{1,4}))*")
+    return [gap for gap in found if all(isinstance(gap.get(name), str) for name in texts)]
 
 
 def _list(state: Mapping[str, Json], name: str) -> list[dict[str, Json]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.gap_resolution import gaps
+from examples.gap_resolution import documents, gaps
+from examples.gap_resolution.kinds import CITATION, KINDS, PYPROJECT, Kind
 
 State = dict[str, Any]
 
@@ -97,14 +99,15 @@ def test_a_gap_says_what_the_schema_says() -> None:
         "title": "ORCID of author 1",
         "description": "The person's ORCID.",
         "kind": "url",
+        "schema": {"type": "string"},
         "problem": "This does not have the form of https://orcid.org/0000-0002-1825-0097.",
         "checked": None,
         "found": "0000-0002-1825-0097",
     }
     assert gap(state, "title")["problem"] == "It is missing."
     assert gap(state, "keywords")["problem"] == "It is empty."
-    assert gap(state, "type")["choices"] == ["dataset", "software"]
-    assert "MIT" in gap(state, "license")["choices"]
+    assert gap(state, "type")["schema"] == {"type": "string", "enum": ["dataset", "software"]}
+    assert "MIT" in gap(state, "license")["schema"]["enum"]
     assert gap(state, "date-released")["description"] == "The date the work has been released."
 
 
@@ -137,7 +140,7 @@ def test_all_answers_make_a_valid_document() -> None:
     assert document["abstract"] == ANSWERS["abstract"]
     assert document["authors"][1]["email"] == "sam@example.org"
     assert list(document)[:3] == ["cff-version", "title", "message"]
-    assert gaps.load(state["context"]["document"]) == document
+    assert documents.load(state["context"]["document"], "yaml") == document
 
 
 def test_a_wrong_answer_is_told_and_another_one_mends_it() -> None:
@@ -177,6 +180,9 @@ def test_a_draft_is_no_answer() -> None:
         ([{"op": "replace", "path": "/user_responses/0", "value": {}}], True),
         ([{"op": "remove", "path": "/user_responses"}], True),
         ([{"op": "replace", "path": "", "value": {}}], True),
+        ([{"op": "replace", "path": "/user_responses/0/answer/0/name", "value": "T"}], True),
+        ([{"op": "replace", "path": "/context/syntax", "value": "json"}], True),
+        ([{"op": "add", "path": "/context/settled/c1", "value": {}}], False),
         ([{"op": "move", "from": "/user_responses/1", "path": "/user_responses/0"}], True),
     ],
 )
@@ -200,10 +206,82 @@ def test_what_an_answer_means(answer: str, kind: str, value: Any) -> None:
     assert gaps.convert(answer, kind) == value
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=200))
-def test_any_text_reads_back_as_it_was_written(text: str) -> None:
-    document = {"title": text, "keywords": [text]}
-    assert yaml.safe_load(gaps.dump(document)) == document
+@pytest.mark.parametrize("syntax", documents.SYNTAXES)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=200))
+def test_any_text_reads_back_as_it_was_written(syntax: str, text: str) -> None:
+    document = {"title": text, "keywords": [text], "person": {"name": text}}
+    assert documents.load(documents.dump(document, syntax), syntax) == document
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("syntax", documents.SYNTAXES)
+def test_an_unfinished_document_reads_back_in_every_syntax(kind: Kind, syntax: str) -> None:
+    text = documents.dump(kind.first, syntax)
+    assert documents.load(text, syntax) == kind.first
+    assert documents.syntax_of(text, kind.syntax) == syntax or syntax == "yaml"
+    state = gaps.first_state(kind, documents.load(text, syntax), syntax)
+    assert gaps.reconcile(state) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "title: [", "- a\n- b", "= 1", '{"a": 1', "\0"])
+def test_what_is_no_document_is_refused(text: str) -> None:
+    for syntax in documents.SYNTAXES:
+        with pytest.raises(ValueError, match="expected"):
+            documents.load(text, syntax)
+
+
+PYPROJECT_ANSWERS = {
+    "project.name": "tidewatch",
+    "project.version": "2.1.0",
+    "project.description": "Tells when the water comes.",
+    "project.readme.content-type": "text/markdown",
+    "project.requires-python": ">=3.11",
+    "project.license": "Apache-2.0",
+    "project.authors": [{"name": "Alex Example", "email": "alex@example.org"}, {"name": " "}],
+    "project.dependencies.1": "numpy>=2",
+    "project.urls.Homepage": "https://git.example.org/coast/tidewatch",
+}
+
+
+def test_a_pyproject_has_gaps_of_its_own() -> None:
+    state = gaps.first_state(PYPROJECT)
+    assert [one["id"] for one in state["gaps_detected"]] == list(PYPROJECT_ANSWERS)
+    assert gap(state, "project.version")["description"] == (
+        "The version of the project as supported by PEP 440."
+    )
+    assert "requirement" in gap(state, "project.dependencies.1")["problem"]
+    authors = gap(state, "project.authors")
+    assert authors["kind"] == "form"
+    assert list(authors["schema"]["items"]["properties"]) == ["name", "email"]
+
+    state = reconciled(answered(state, PYPROJECT_ANSWERS))
+    assert state["context"]["valid"] is True
+    document = tomllib.loads(state["context"]["document"])
+    assert gaps.is_valid(document, PYPROJECT)
+    assert document["project"]["authors"] == [{"name": "Alex Example", "email": "alex@example.org"}]
+    assert document["project"]["readme"] == {"file": "README", "content-type": "text/markdown"}
+
+
+def test_another_syntax_is_written_when_it_is_asked_for() -> None:
+    state = gaps.first_state(PYPROJECT)
+    state["context"]["syntax"] = "json"
+    state = reconciled(state)
+    assert state["context"]["document_name"] == "pyproject.json"
+    assert json.loads(state["context"]["document"]) == PYPROJECT.first
+    assert gaps.file_of(state)[:2] == ("pyproject.json", "json")
+
+
+def test_a_field_that_the_format_does_not_know_is_taken_out() -> None:
+    first = gaps.first_state(CITATION, CITATION.first | {"colour": "green"})
+    assert gap(first, "colour")["kind"] == "removal"
+    state = reconciled(answered(first, {"colour": gap(first, "colour")["schema"]["enum"][0]}))
+    assert gap(state, "colour")["problem"] is None
+    assert "colour" not in state["context"]["document"]
+
+
+def test_a_parent_that_is_missing_is_made() -> None:
+    state = gaps.first_state(PYPROJECT, {})
+    assert [one["id"] for one in state["gaps_detected"]] == ["project"]
 
 
 JSON = st.recursive(
@@ -225,3 +303,10 @@ def test_the_schema_is_the_published_one() -> None:
     schema = json.loads((gaps.DATA / "schema.json").read_text())
     assert schema["$id"] == "https://citation-file-format.github.io/1.2.0/schema.json"
     assert "Apache License" in (gaps.DATA / "LICENSE").read_text()
+
+
+def test_what_is_wrong_within_a_form_is_told_at_the_form() -> None:
+    first = gaps.first_state(PYPROJECT)
+    state = reconciled(answered(first, {"project.authors": [{"email": "alex@example"}]}))
+    assert len(state["gaps_detected"]) == len(first["gaps_detected"])
+    assert gap(state, "project.authors")["problem"].startswith("Email of author 1: This is not")

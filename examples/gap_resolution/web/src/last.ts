@@ -1,9 +1,10 @@
 /**
- * The document that was open last on this device. In IndexedDB: what `localStorage` was told a
- * second ago is gone when the power goes now.
+ * What this device keeps beside the sessions: which document was open last, and the keys to those
+ * that were opened. In IndexedDB: what `localStorage` or a cookie was told a second ago is gone
+ * when the power goes now.
  */
 
-const KEY = "last";
+const LAST = "last";
 
 function open(): Promise<IDBDatabase> {
   return new Promise((resolve, reject) => {
@@ -37,10 +38,22 @@ async function use(
 }
 
 export async function remembered(): Promise<string | null> {
-  const last = await use("readonly", (store) => store.get(KEY));
-  return typeof last === "string" ? last : null;
+  return (await text(LAST)) ?? null;
 }
 
 export async function remember(id: string | null): Promise<void> {
-  await use("readwrite", (store) => (id === null ? store.delete(KEY) : store.put(id, KEY)));
+  await use("readwrite", (store) => (id === null ? store.delete(LAST) : store.put(id, LAST)));
+}
+
+export async function keepKey(id: string, key: string): Promise<void> {
+  await use("readwrite", (store) => store.put(key, `key:${id}`));
+}
+
+export async function keyTo(id: string): Promise<string | undefined> {
+  return text(`key:${id}`);
+}
+
+async function text(name: string): Promise<string | undefined> {
+  const found: unknown = await use("readonly", (store) => store.get(name));
+  return typeof found === "string" ? found : undefined;
 }

@@ -1,0 +1,566 @@
+"""The application as it is meant to be used: tabs, devices, no network, no server, no disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import Any
+
+import psutil
+import pytest
+from playwright.async_api import Error, JSHandle, Page, expect
+
+from tests.browser.conftest import NewBrowser
+from tests.conftest import Serve
+from tests.support.chromium import Browser
+from tests.support.example import (
+    CITATION,
+    PYPROJECT,
+    answer,
+    assert_typed_once,
+    begin,
+    callout,
+    connection,
+    draft_on,
+    drafts_in_order,
+    gap,
+    join,
+    link_from,
+    offline_ready,
+    saved,
+    session_of,
+    sheet,
+    start,
+    title,
+)
+from tests.support.paths import ROOT
+from tests.support.server import ServerProcess
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.browser
+
+WORDS = " ".join(f"w{n}" for n in range(1, 16))
+BACK_MS = 15_000
+
+
+@pytest.fixture
+async def server(serve: Serve) -> ServerProcess:
+    return await serve()
+
+
+async def type_into(page: Page, text: str, **options: Any) -> None:
+    await answer(page).focus()
+    await page.keyboard.press("End")
+    await page.keyboard.type(text, **options)
+
+
+async def back(*pages: Page) -> None:
+    for page in pages:
+        await expect(connection(page)).to_have_text("Online", timeout=BACK_MS)
+        await expect(saved(page)).to_have_text("Saved")
+
+
+# Two devices
+
+
+@pytest.mark.parametrize("choice", ["Keep this one", "Take this one"])
+async def test_two_browsers_offline_merge_and_conflict_and_settle(
+    browser: Browser, new_browser: NewBrowser, serve: Serve, choice: str
+) -> None:
+    # A network that is gone says nothing: silence tells it, sooner than it would by default.
+    heartbeat = {"REATTACH_HEARTBEAT_INTERVAL_MS": "400", "REATTACH_HEARTBEAT_TIMEOUT_MS": "1200"}
+    server = await serve(environment=heartbeat)
+    here = await start(browser, server.url)
+    there = await join(new_browser(), here)
+    pages = here, there
+    for page in pages:
+        await page.context.set_offline(True)
+        await expect(connection(page)).to_have_text("Offline")
+    # One field each, and one field both.
+    for page, own, text, both in (
+        (here, "Message", "Please cite it.", "Tidewatch"),
+        (there, "Abstract", "Reads tide gauges.", "Harbour"),
+    ):
+        await gap(page, own)
+        await type_into(page, text)
+        await gap(page, "Title")
+        await type_into(page, both)
+        await expect(saved(page)).to_have_text("Saved on this device")
+    for page in pages:
+        await page.context.set_offline(False)
+    await back(*pages)
+
+    for page in pages:
+        await expect(answer(page)).to_have_value("Harbour")
+        await expect(callout(page)).to_contain_text("Tidewatch")
+        await expect(callout(page)).to_contain_text("Harbour")
+    assert await draft_on(server, here, "message") == "Please cite it."
+    assert await draft_on(server, here, "abstract") == "Reads tide gauges."
+
+    await callout(there).get_by_role("button", name=choice).click()
+    stands = "Harbour" if choice == "Keep this one" else "Tidewatch"
+    for page in pages:
+        await expect(callout(page)).to_have_count(0)
+        await expect(answer(page)).to_have_value(stands)
+    # It stays settled, for whoever comes later too.
+    await back(*pages)
+    await here.reload()
+    await expect(answer(here)).to_have_value(stands)
+    await expect(connection(here)).to_have_text("Online")
+    assert await callout(here).count() == 0
+
+
+async def test_a_document_is_its_owners_and_those_of_the_link(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    stranger = await new_browser().open(page.url)
+    await expect(stranger.get_by_role("heading", level=1)).to_have_text("There is no such document")
+    link = await link_from(page)
+    forged = await new_browser().open(link.replace("#join=", "#join=f"))
+    await expect(forged.get_by_role("heading", level=1)).to_have_text("This link is over")
+
+    # The stranger is let in on this document; what is in the link does not stay in the address.
+    await stranger.goto(link)
+    await expect(title(stranger)).to_have_text("Title")
+    assert stranger.url == page.url
+    await expect(page.locator(".devices li")).to_have_count(2)
+    cookies = await stranger.context.cookies()
+    assert cookies
+    assert all(one.get("httpOnly") and one.get("sameSite") == "Lax" for one in cookies)
+
+
+# Tabs
+
+
+def connections(server: ServerProcess) -> int:
+    """How many TCP connections the server has: WebSockets, and what HTTP keeps for 5 s."""
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == server.port
+        for one in psutil.Process(server.pid).net_connections(kind="tcp")
+    )
+
+
+async def test_three_tabs_share_one_connection_and_show_each_others_work_offline(
+    browser: Browser, server: ServerProcess
+) -> None:
+    opened: list[str] = []
+    first = await browser.open()
+    browser.context.on(
+        "page", lambda page: page.on("websocket", lambda socket: opened.append(socket.url))
+    )
+    first.on("websocket", lambda socket: opened.append(socket.url))
+    await first.goto(server.url)
+    await begin(first)
+    tabs = [first]
+    for _ in range(2):
+        tabs.append(await browser.open(first.url))
+        await back(tabs[-1])
+    assert len(opened) == 1, "only the leading tab has a line"
+    await until(lambda: connections(server) == 1, within=15, what="one connection at the server")
+    await expect(first.locator(".devices li")).to_have_count(1)
+
+    await server.kill()
+    for tab in tabs:
+        await expect(connection(tab)).to_have_text("Reconnecting…")
+    await type_into(tabs[1], "Tide")
+    for tab in tabs:
+        await expect(answer(tab)).to_have_value("Tide")
+        await expect(saved(tab)).to_have_text("Saved on this device")
+    await type_into(tabs[2], "watch")
+    for tab in tabs:
+        await expect(answer(tab)).to_have_value("Tidewatch")
+    await server.restart()
+    await back(*tabs)
+    assert_typed_once(await drafts_in_order(server, first), "Tidewatch")
+    assert len(set(opened)) == 1
+
+
+async def crash(page: Page) -> None:
+    """Kills the page's renderer. Each tab must have one of its own for that."""
+    session = await page.context.new_cdp_session(page)
+    crashed = asyncio.Event()
+    page.on("crash", lambda _: crashed.set())
+    # The command itself is never answered: who would?
+    command = asyncio.ensure_future(session.send("Page.crash"))
+    await asyncio.wait_for(crashed.wait(), 10)
+    command.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Error):
+        await command
+
+
+async def test_the_leading_tab_dies_while_somebody_types(
+    browser: Browser, server: ServerProcess
+) -> None:
+    leader = await start(browser, server.url)
+    follower = await browser.open(leader.url)
+    await back(follower)
+
+    async def shows(page: Page, length: int) -> bool:
+        return len(await answer(page).input_value()) >= length
+
+    # It dies while another tab is typed into …
+    typing = asyncio.create_task(type_into(follower, WORDS, delay=25))
+    await until(functools.partial(shows, follower, 10), within=10, what="some words")
+    await crash(leader)
+    assert not typing.done()
+    await typing
+    await expect(answer(follower)).to_have_value(WORDS)
+    await back(follower)
+    assert_typed_once(await drafts_in_order(server, follower), WORDS)
+
+    # … and while it is itself typed into: what others saw of it is not lost, and comes once.
+    leader, follower = follower, await browser.open(follower.url)
+    for page in (leader, follower):
+        await gap(page, "Message")
+    await back(leader, follower)
+    typing = asyncio.create_task(type_into(leader, WORDS, delay=25))
+    await until(functools.partial(shows, follower, 10), within=10, what="some words there")
+    await crash(leader)
+    typing.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Error):
+        await typing
+    await back(follower)
+    left = await answer(follower).input_value()
+    assert len(left) >= 10
+    assert WORDS.startswith(left)
+    await type_into(follower, WORDS[len(left) :])
+    await expect(answer(follower)).to_have_value(WORDS)
+    await back(follower)
+    assert_typed_once(await drafts_in_order(server, follower, 1), WORDS)
+
+
+# No server
+
+
+async def test_without_its_server_the_page_comes_with_the_offline_work(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await offline_ready(page)
+    await server.kill()
+    await expect(connection(page)).to_have_text("Reconnecting…")
+    await type_into(page, "Tidewatch")
+    await expect(saved(page)).to_have_text("Saved on this device")
+
+    await page.reload()
+    await expect(answer(page)).to_have_value("Tidewatch")
+    await expect(saved(page)).to_have_text("Saved on this device")
+    await type_into(page, ", offline")
+    await expect(saved(page)).to_have_text("Saved on this device")
+
+    # A cold start, by the address that people know.
+    page = await browser.reopen(server.url)
+    await expect(answer(page)).to_have_value("Tidewatch, offline")
+    await expect(saved(page)).to_have_text("Saved on this device")
+    await server.restart()
+    await back(page)
+    assert await draft_on(server, page) == "Tidewatch, offline"
+
+
+async def test_the_offline_start_keeps_its_hands_off_everything_else(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await offline_ready(page)
+    kept = await page.evaluate(
+        """async () => {
+          const names = await caches.keys();
+          const requests = await Promise.all(
+            names.map(async (name) => (await caches.open(name)).keys()));
+          return requests.flat().map(({ url }) => new URL(url).pathname);
+        }"""
+    )
+    assert "/" in kept
+    assert [path for path in kept if not path.startswith(("/assets/", "/favicon"))] == ["/"]
+    await server.kill()
+    for path in ("/api/v0/session", "/documents/x/file", "/worker.js"):
+        with pytest.raises(Error, match="fetch"):
+            await page.evaluate("path => fetch(path)", path)
+
+
+# Back after a kill
+
+
+async def test_a_killed_browser_comes_back_to_the_gap_the_caret_and_the_half_typed_text(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await page.set_viewport_size({"width": 800, "height": 400})
+    await gap(page, "Keywords")
+    # An empty line is no keyword: the document's list has two, the field three lines.
+    await answer(page).focus()
+    await page.keyboard.type("tides\n\nsea level")
+    for _ in range(5):
+        await page.keyboard.press("ArrowLeft")
+    await page.evaluate("scrollTo(0, 120)")
+    await until(
+        functools.partial(page.evaluate, "Math.abs(scrollY - 120) < 1"), within=5, what="scrolling"
+    )
+    # The power goes 50 ms after the last act, whatever has been written by then.
+    await asyncio.sleep(0.05)
+    await browser.kill_all()
+
+    page = await browser.open()
+    await page.set_viewport_size({"width": 800, "height": 400})
+    await page.goto(server.url)
+    await expect(title(page)).to_have_text("Keywords")
+    await expect(answer(page)).to_have_value("tides\n\nsea level")
+    await expect(answer(page)).to_be_focused()
+    assert await answer(page).evaluate("e => [e.selectionStart, e.selectionEnd]") == [11, 11]
+    assert await page.evaluate("scrollY") == pytest.approx(120, abs=2)
+    await page.keyboard.type("*")
+    await expect(answer(page)).to_have_value("tides\n\nsea *level")
+
+
+async def test_anothers_typing_moves_nobodys_caret(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess
+) -> None:
+    here = await start(browser, server.url)
+    await type_into(here, "Tidewatch")
+    there = await join(new_browser(), here)
+    await expect(answer(there)).to_have_value("Tidewatch")
+    await answer(there).focus()
+    await there.keyboard.press("Home")
+    await there.keyboard.press("ArrowRight")
+    await type_into(here, ", or so")
+    await expect(answer(there)).to_have_value("Tidewatch, or so")
+    assert await answer(there).evaluate("e => e.selectionStart") == 1
+
+
+# No disk
+
+
+@pytest.mark.parametrize("lack", ["indexeddb", "quota"])
+async def test_without_a_disk_nothing_pretends_to_be_saved(
+    browser: Browser, server: ServerProcess, lack: str
+) -> None:
+    page = await browser.open()
+    if lack == "indexeddb":
+        await browser.context.add_init_script(
+            "Object.defineProperty(globalThis, 'indexedDB', { value: undefined })"
+        )
+    else:
+        devtools = await browser.context.new_cdp_session(page)
+        quota = {"origin": server.url, "quotaSize": 1}
+        await devtools.send("Storage.overrideQuotaForOrigin", quota)
+    await page.goto(server.url)
+    await begin(page)
+    await expect(callout(page)).to_contain_text("keeps nothing")
+    await type_into(page, "Tide")
+    await expect(saved(page)).to_have_text("Saved")
+    await server.kill()
+    await expect(connection(page)).to_have_text("Reconnecting…")
+    words = await words_of(page)
+    await type_into(page, "watch")
+    await expect(saved(page)).to_have_text("Not saved")
+    assert await words.evaluate("words => words") == ["Saved", "Not saved"]
+    await server.restart()
+    await back(page)
+    assert await draft_on(server, page) == "Tidewatch"
+
+
+async def test_a_full_disk_is_told_and_the_work_goes_on(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    assert await callout(page).count() == 0
+    # As the browser answers when its quota is used up; by itself it reckons in portions, and lets
+    # small changes pass for a while after the quota has shrunk.
+    await page.evaluate(
+        """() => {
+          IDBObjectStore.prototype.put = function () {
+            this.transaction.abort();
+            throw new DOMException("the quota has been exceeded", "QuotaExceededError");
+          };
+        }"""
+    )
+    await type_into(page, "Tide")
+    await expect(callout(page)).to_contain_text("keeps nothing")
+    await expect(saved(page)).to_have_text("Saved")
+    await server.kill()
+    await expect(connection(page)).to_have_text("Reconnecting…")
+    words = await words_of(page)
+    await type_into(page, "watch")
+    await expect(saved(page)).to_have_text("Not saved")
+    assert await words.evaluate("words => words") == ["Saved", "Not saved"]
+    await server.restart()
+    await back(page)
+    assert await draft_on(server, page) == "Tidewatch"
+
+
+async def words_of(page: Page) -> JSHandle:
+    """Collects every word that the page says of where the work is, however short it is there."""
+    return await saved(page).evaluate_handle(
+        """element => {
+          const words = [element.textContent];
+          new MutationObserver(() => words.push(element.textContent)).observe(
+            element, { characterData: true, childList: true, subtree: true });
+          return words;
+        }"""
+    )
+
+
+# What the server refuses
+
+
+async def test_a_refused_change_is_kept_and_can_be_mended(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await gap(page, "Abstract")
+    await answer(page).fill("x" * 300_000)
+    await expect(callout(page)).to_contain_text("did not take your answer to “Abstract”")
+    await expect(answer(page)).to_have_value("")
+    # It is there after a reload as well.
+    await page.reload()
+    await expect(callout(page)).to_be_visible()
+    async with page.expect_download() as waiting:
+        await callout(page).get_by_role("button", name="Keep a copy").click()
+    copy = await (await waiting.value).path()
+    assert "x" * 300_000 in copy.read_text()
+    await callout(page).get_by_role("button", name="Edit it").click()
+    await page.get_by_label("The refused answer").fill("Reads tide gauges.")
+    await page.get_by_role("button", name="Send this").click()
+    await expect(callout(page)).to_have_count(0)
+    await expect(answer(page)).to_have_value("Reads tide gauges.")
+    await back(page)
+
+    await answer(page).fill("y" * 300_000)
+    await expect(callout(page)).to_be_visible()
+    await callout(page).get_by_role("button", name="Discard").click()
+    await expect(callout(page)).to_have_count(0)
+
+
+# Documents
+
+
+async def test_a_pyproject_is_filled_in_with_a_form_of_several_parts(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url, PYPROJECT)
+    await gap(page, "Authors")
+    await page.get_by_label("Name").fill("Alex Example")
+    await page.get_by_label("Email").fill("alex@example")
+    await page.get_by_role("button", name="Add another author").click()
+    second = page.get_by_role("group", name="Author 2")
+    await second.get_by_label("Email").fill("sam@example.org")
+    await page.get_by_role("button", name="Next").click()
+    # An address that is none is a gap of its own.
+    await expect(page.locator(".gaps")).to_contain_text("needs another answer")
+    await gap(page, "Authors")
+    await expect(page.locator("#verdict")).to_contain_text("email address")
+    await page.get_by_role("group", name="Author 1").get_by_label("Email").fill("alex@example.org")
+    await page.get_by_role("button", name="Next").click()
+    await expect(sheet(page)).to_contain_text("sam@example.org")
+    await expect(page.locator("#count")).to_have_text("1 of 9 gaps resolved")
+    await page.get_by_label("Its format").select_option("json")
+    await expect(sheet(page)).to_contain_text('"email": "sam@example.org"')
+    await expect(page.get_by_role("heading", level=1)).to_have_text("pyproject.json")
+    assert browser.messages == []
+
+
+async def test_somebodys_own_file(browser: Browser, server: ServerProcess) -> None:
+    page = await browser.open(server.url)
+    await page.get_by_text("Bring your own file").click()
+    text = page.get_by_label("Its text")
+    await text.fill("title: [")
+    await page.get_by_role("button", name="Find its gaps").click()
+    await expect(page.get_by_role("alert")).to_contain_text("expected YAML")
+    await text.fill('{"title": "Mine", "cff-version": "1.2.0", "colour": "green"}')
+    await page.get_by_role("button", name="Find its gaps").click()
+    await expect(title(page)).to_have_text("Message")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("CITATION.json")
+    await gap(page, "Colour")
+    await page.get_by_role("radio", name="Take it out").check()
+    await expect(page.locator("#verdict")).to_have_text("Resolved.")
+    await expect(sheet(page)).not_to_contain_text("colour")
+
+
+# For everybody
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+
+async def violations(page: Page) -> list[str]:
+    # Evaluated from outside, past the policy that keeps scripts out of the page.
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate(
+        "axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations)"
+    )
+    return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_view_is_accessible_and_fits_a_phone(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess, scheme: Any
+) -> None:
+    page = await browser.open(server.url)
+    # Colours in the middle of a transition are nobody's.
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+
+    async def check(view: str) -> None:
+        for width in (1280, 360):
+            await page.set_viewport_size({"width": width, "height": 800})
+            assert await violations(page) == [], f"{view}, {scheme}, {width} px"
+            overflow = await page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert overflow == 0, f"{view} is wider than {width} px"
+
+    await page.get_by_text("Bring your own file").click()
+    await check("start")
+    await begin(page, PYPROJECT)
+    await check("text")
+    await gap(page, "Authors")
+    await check("form")
+    await page.get_by_role("button", name="Start anew").click()
+    await begin(page, CITATION)
+    await gap(page, "Type")
+    await check("choice")
+    await gap(page, "License")
+    await check("search")
+    await gap(page, "Title")
+    other = await join(new_browser(), page)
+    await server.kill()
+    for one, text in ((page, "Tidewatch"), (other, "Harbour")):
+        await expect(connection(one)).to_have_text("Reconnecting…")
+        await type_into(one, text)
+        await expect(saved(one)).to_have_text("Saved on this device")
+    await check("offline")
+    await server.restart()
+    await back(page, other)
+    await expect(callout(page)).to_be_visible()
+    await check("conflict")
+    assert session_of(page) == session_of(other)
+
+
+async def test_the_keyboard_alone_will_do(browser: Browser, server: ServerProcess) -> None:
+    page = await start(browser, server.url)
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("button", name="To the question")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(answer(page)).to_be_focused()
+    await page.keyboard.type("Tidewatch")
+    await page.keyboard.press("Enter")
+    await expect(title(page)).to_have_text("Message")
+    await expect(answer(page)).to_be_focused()
+    await page.keyboard.type("Please cite it.")
+    await page.keyboard.press("Enter")
+    await expect(title(page)).to_have_text("Type")
+    await page.keyboard.press("Space")
+    await expect(page.get_by_role("radio").first).to_be_checked()
+    await expect(page.locator("#verdict")).to_have_text("Resolved.")
+
+
+async def test_a_press_counts_although_leaving_the_field_moves_what_is_below_the_finger(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await page.set_viewport_size({"width": 360, "height": 780})
+    await server.kill()
+    await expect(connection(page)).to_have_text("Reconnecting…")
+    for name in ("Keywords", "Title", "Abstract", "Message"):
+        await gap(page, name)
+        await answer(page).fill("tides")

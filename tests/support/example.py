@@ -1,0 +1,123 @@
+"""The example's page, as tests find their way on it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import httpx
+from playwright.async_api import Locator, Page, expect
+
+from tests.support.chromium import Browser
+from tests.support.server import ServerProcess
+
+CITATION = "CITATION.cff"
+PYPROJECT = "pyproject.toml"
+
+
+async def start(browser: Browser, url: str, document: str = CITATION) -> Page:
+    """Opens a new document, and waits until its first question is there and all is saved."""
+    page = await browser.open(url)
+    await begin(page, document)
+    return page
+
+
+async def begin(page: Page, document: str = CITATION) -> None:
+    await page.get_by_role("button", name=document).click()
+    await expect(title(page)).to_have_text("Title" if document == CITATION else "Name")
+    await expect(connection(page)).to_have_text("Online")
+    await expect(saved(page)).to_have_text("Saved")
+
+
+def title(page: Page) -> Locator:
+    return page.locator("#title")
+
+
+def answer(page: Page) -> Locator:
+    return page.locator("#answer")
+
+
+def connection(page: Page) -> Locator:
+    return page.locator('[data-part="connection"]')
+
+
+def saved(page: Page) -> Locator:
+    return page.locator('[data-part="saved"]')
+
+
+def sheet(page: Page) -> Locator:
+    return page.locator("pre")
+
+
+def callout(page: Page) -> Locator:
+    return page.locator(".callout")
+
+
+async def gap(page: Page, name: str) -> None:
+    """Goes to a gap by the list of all."""
+    await page.locator(".gaps").get_by_role("button", name=name).click()
+    await expect(title(page)).to_have_text(name)
+
+
+async def link_from(page: Page) -> str:
+    """The link that the page makes for another device."""
+    await page.get_by_role("button", name="Go on with another device").click()
+    return await page.get_by_label("The link for another device").input_value()
+
+
+async def join(browser: Browser, page: Page) -> Page:
+    """Another browser on the same document."""
+    other = await browser.open(await link_from(page))
+    await expect(title(other)).to_be_visible()
+    await expect(connection(other)).to_have_text("Online")
+    await expect(saved(other)).to_have_text("Saved")
+    return other
+
+
+async def offline_ready(page: Page) -> None:
+    """Waits until the page would start without its server."""
+    await page.evaluate("navigator.serviceWorker.ready.then(() => {})")
+
+
+def session_of(page: Page) -> str:
+    return page.url.partition("#")[2]
+
+
+async def read(server: ServerProcess, page: Page, path: str) -> Any:
+    """What the server says to the page's user."""
+    cookies = {
+        str(cookie.get("name")): str(cookie.get("value")) for cookie in await page.context.cookies()
+    }
+    async with httpx.AsyncClient(
+        base_url=server.url, trust_env=False, cookies=cookies, timeout=10
+    ) as client:
+        response = await client.get(path)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def draft_on(server: ServerProcess, page: Page, gap: str = "title") -> str:
+    state = (await read(server, page, f"/api/v0/session/{session_of(page)}"))["state"]
+    (draft,) = [one["draft"] for one in state["user_responses"] if one["gap"] == gap]
+    assert isinstance(draft, str)
+    return draft
+
+
+async def drafts_in_order(server: ServerProcess, page: Page, index: int = 0) -> list[str]:
+    """Each text that an answer's draft ever was, from the session's history."""
+    drafts: list[str] = []
+    query, path = "from=1", f"/user_responses/{index}/draft"
+    while query:
+        found = await read(server, page, f"/api/v0/session/{session_of(page)}/history?{query}")
+        patches = [op for item in found["items"] for op in item["patch"] if op["path"] == path]
+        drafts += [op["value"] for op in patches]
+        query = f"next={found['next']}" if found.get("next") else ""
+    return drafts
+
+
+def assert_typed_once(drafts: list[str], text: str) -> None:
+    """Each draft goes on where the one before it ended, up to the whole text."""
+    for before, after in pairwise(["", *drafts]):
+        assert after.startswith(before)
+        assert len(after) > len(before)
+    assert drafts[-1] == text
