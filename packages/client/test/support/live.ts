@@ -74,6 +74,8 @@ export class Wire {
     const wire = this;
     return {
       random: () => 0.1,
+      // Each session here is a profile of its own; newer Node.js has locks, for the whole process.
+      locks: undefined,
       WebSocket: class extends WebSocket {
         constructor(url: string, protocols: string[]) {
           super(url, protocols);
