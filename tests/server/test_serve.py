@@ -82,6 +82,22 @@ async def test_an_application_of_the_working_directory_is_served(
     assert not (tmp_path / "ignored.db").exists()
 
 
+async def test_authenticate_sees_which_session_a_websocket_is_for(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Regression: only a mounted application's had the path's parameters."""
+    write_app(
+        tmp_path,
+        "from reattach import Reattach, User\n"
+        "async def authenticate(connection) -> User:\n"
+        "    return User(connection.path_params['session_id'])\n"
+        "reattach = Reattach(authenticate=authenticate)\n",
+    )
+    server = await serve(app="wizard:reattach", cwd=tmp_path)
+    async with opened(server.ws_url, "mine") as peer:
+        assert (await peer.hello(create={}))["user_id"] == "mine"
+
+
 async def test_the_log_can_be_json_lines(serve: Serve) -> None:
     server = await serve(app=None, arguments=["--json-logs"])
     await server.stop()

@@ -274,6 +274,11 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     return this.#core.devices;
   }
 
+  /** The id of this device among them; empty until `ready`. */
+  get deviceId(): string {
+    return this.#core.deviceId;
+  }
+
   /** Calls back, once a turn, after anything that can be read here has changed. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);

@@ -111,6 +111,16 @@ test("every acknowledgement is lost: inc ends exact", async () => {
   expect(await stored("lost")).toMatchObject({ version: 100, state: { n: 100 } });
 }, 30_000);
 
+test("a session knows which of its devices this one is", async () => {
+  const [one, two] = [join("devices"), join("devices")];
+  await Promise.all([one.ready, two.ready]);
+  await until(() => one.devices.length === 2);
+  expect(new Set(one.devices.map((device) => device.id))).toEqual(
+    new Set([one.deviceId, two.deviceId]),
+  );
+  expect(one.deviceId).not.toBe(two.deviceId);
+});
+
 test("two devices, offline and back, end with one state", async () => {
   const one = join("pair");
   const two = join("pair");

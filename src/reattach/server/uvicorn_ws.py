@@ -175,6 +175,8 @@ class UvicornProtocol(WSProtocol):  # type: ignore[misc]  # see the import
         try:
             if found is None:
                 raise SessionNotFound("expected /ws/session/{session_id} as path of a WebSocket")
+            # As a router leaves it: an application's `authenticate` may look at it.
+            connection.scope["path_params"] = {"session_id": found[1]}
             admit(self._reattach, connection, found[1])
         except ReattachError as error:
             answer = problem(error)

@@ -151,6 +151,11 @@ export class SessionCore {
     };
   }
 
+  /** This device's id; empty until the disk has answered. */
+  get deviceId(): string {
+    return this.#deviceId;
+  }
+
   /** What the other tabs are told of the line. */
   get view(): LineView {
     if (!this.#leading && this.#mirror && this.#line.at !== "closed") return this.#mirror;
