@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
@@ -16,12 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reattach.core.connection import Role
-from reattach.core.effects import Request as Proposed
 from reattach.core.inbox import propose
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
-from reattach.core.room import Room
-from reattach.core.session import Edit, Proposal, Session
+from reattach.core.session import Edit, Session
 from reattach.core.values import check
 from reattach.errors import (
     AlreadyExists,
@@ -31,7 +28,6 @@ from reattach.errors import (
     KeyAnswered,
     PreconditionFailed,
     ReattachError,
-    SessionEnded,
     SessionNotFound,
     TooLarge,
     Unavailable,
@@ -42,6 +38,8 @@ from reattach.runtime.registry import Registry, User
 from reattach.server import models
 from reattach.server.auth import bearer
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
+from reattach.server.once import Once, replay
+from reattach.server.outbox import decide, introduce, runs
 from reattach.server.past import PlainPatches, document_at, document_of, in_rfc6902
 from reattach.server.problems import MEDIA_TYPE
 from reattach.server.served import Served
@@ -51,7 +49,6 @@ from reattach.store.base import (
     CommitRecord,
     DeviceRecord,
     IdempotencyRecord,
-    RefusalRecord,
     SessionRecord,
 )
 from reattach.wire import Change, HelloDevice, encode
@@ -71,7 +68,6 @@ _CHECK_TIMEOUT: Final = 2.0
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 
@@ -227,10 +223,10 @@ class _Rest:
         """Create a session."""
         most = self._settings.max_state_bytes + _ENVELOPE_BYTES
         raw, value = await read_json(request, most)
-        once = _Once.of(request, raw, idempotency_key)
+        once = Once.of(_user(request), request, raw, idempotency_key)
         body = hold_against(models.CreateSession, value)
         registry = await self._reattach.running()
-        replayed = await _replay(registry, once)
+        replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
         # As it will be read: what goes wrong with it goes wrong in `Registry.create`, too.
@@ -251,7 +247,7 @@ class _Rest:
             )
         except AlreadyExists:
             # Perhaps by the same request, sent twice at once.
-            replayed = await _replay(registry, once)
+            replayed = await replay(registry, once)
             if replayed is None:
                 raise
             return replayed
@@ -321,12 +317,12 @@ class _Rest:
         """Change a session as it stands: by RFC 7396 or RFC 6902, told apart by the type."""
         kind = media_type(request, (_MERGE_PATCH, _JSON_PATCH))
         raw = await read(request, self._settings.max_frame_bytes)
-        once = _Once.of(request, raw, idempotency_key)
+        once = Once.of(_user(request), request, raw, idempotency_key)
         edit = self._edit(kind, decode(raw))
         registry, host, role = await self._open(request, session_id)
         if role == Role.VIEWER:
             raise Forbidden("a viewer may not write")
-        replayed = await _replay(registry, once)
+        replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
         proposed = await server_request(registry, host, edit, _user(request).id)
@@ -349,7 +345,7 @@ class _Rest:
         if once is None:
             headers, answer = _changed(*await _durable(registry, host))
             return _json(answer, headers=headers)
-        replayed = await _replay(registry, once, first=first)
+        replayed = await replay(registry, once, first=first)
         if replayed is None:
             raise Unavailable("the answer was recorded and is not at hand: repeat the request")
         return replayed
@@ -417,15 +413,15 @@ class _Rest:
         offset = registry.clock.now() - body.t
         host.pins += 1
         try:
-            await _introduce(registry, host, user, body.client_id, device)
+            await introduce(registry, host, user, body.client_id, device)
             limits = registry.limits
             proposals = [
                 propose(body.client_id, role, change, offset, limits, refused=refused)
                 for change, refused in heads
             ]
             rejected: list[msgspec.Raw] = []
-            for run in _runs(proposals, limits.max_in_flight_changes):
-                rejected += await _decide(registry, host, run)
+            for run in runs(proposals, limits.max_in_flight_changes):
+                rejected += await decide(registry, host, run)
             seq, version = await host.at_rest(
                 lambda room: (room.session.clients[body.client_id].seq, room.session.version)
             )
@@ -576,71 +572,6 @@ class _Rest:
         return _page(items, page.next)
 
 
-# Changes over HTTP
-
-
-async def _introduce(
-    registry: Registry, host: Host, user: User, client_id: str, device: HelloDevice
-) -> None:
-    record = await registry.store.client(host.room.session_id, client_id)
-
-    def know(room: Room) -> None:
-        if room.ended:
-            raise SessionEnded("the session has ended: start another one")
-        room.introduce(user.id, client_id, device, record=record, now=registry.clock.now())
-
-    await host.at_rest(know)
-
-
-def _runs(proposals: Sequence[Proposal], most: int) -> list[list[Proposal]]:
-    """Split changes where their numbers do not go on, and where they are too many at a time.
-
-    What follows a gap must not be decided, even where its own number fits.
-    """
-    runs: list[list[Proposal]] = []
-    for one in proposals:
-        if not runs or len(runs[-1]) >= most or one.seq != runs[-1][-1].seq + 1:
-            runs.append([])
-        runs[-1].append(one)
-    return runs
-
-
-async def _decide(registry: Registry, host: Host, run: Sequence[Proposal]) -> list[msgspec.Raw]:
-    """Have changes decided, in order; return the refusals, raise what stopped them."""
-    requests = [Proposed(proposal=one) for one in run]
-    results = await asyncio.gather(*map(host.submit, requests), return_exceptions=True)
-    rejected: list[msgspec.Raw] = []
-    for change, result in zip(run, results, strict=True):
-        if isinstance(result, BaseException):
-            raise result
-        decision: Any = result.decision
-        if decision is None:  # decided before
-            name = host.room.session_id
-            decision = await registry.store.decision(name, change.client_id, change.seq)
-        if decision is None:
-            continue
-        if decision.client_at != change.at:
-            raise SeqReused(change.seq)
-        body = decision.body if isinstance(decision, RefusalRecord) else None
-        body = getattr(decision, "refusal", body)
-        if body is not None:
-            rejected.append(msgspec.Raw(body))
-    return rejected
-
-
-class SeqReused(ReattachError):
-    """A number was decided for another change: take a new client id."""
-
-    code = "seq_reused"
-    status = 409
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(
-            f"number {seq} was decided for another change: take a new client id, ask history which"
-            " changes were committed, and send the others"
-        )
-
-
 def _weight(value: Any) -> int:
     try:
         return len(encode(value))
@@ -678,69 +609,6 @@ async def _plain_after(
         except VersionGone:
             pass
     return PlainPatches(None), None
-
-
-# Once
-
-
-class _Once(msgspec.Struct, frozen=True):
-    """One ``Idempotency-Key`` of one user on one route, and what was sent with it."""
-
-    place: tuple[str, str, str]
-    digest: bytes
-
-    @classmethod
-    def of(cls, request: Request, raw: bytes, key: str | None) -> _Once | None:
-        if key is None:
-            return None
-        if not _KEY.fullmatch(key):
-            raise BadRequest(
-                "expected an Idempotency-Key of 1 to 255 visible ASCII characters",
-                code="bad_header",
-            )
-        digest = hashlib.sha256()
-        for part in ("content-type", "if-match"):
-            digest.update(request.headers.get(part, "").encode() + b"\n")
-        digest.update(raw)
-        route = f"{request.method} {request.url.path.removeprefix(request.scope['root_path'])}"
-        return cls((_user(request).id, route, key), digest.digest())
-
-    def record(
-        self, status: int, answer: tuple[dict[str, str], bytes], now: int
-    ) -> IdempotencyRecord:
-        user_id, route, key = self.place
-        return IdempotencyRecord(
-            user_id=user_id,
-            route=route,
-            key=key,
-            request=self.digest,
-            status=status,
-            headers=encode(answer[0]),
-            body=answer[1],
-            created_at=now,
-        )
-
-
-class KeyReused(ReattachError):
-    """The ``Idempotency-Key`` came with another request before: take a new one."""
-
-    code = "idempotency_key_reused"
-    status = 422
-
-
-async def _replay(
-    registry: Registry, once: _Once | None, *, first: bool = False
-) -> Response | None:
-    """Return what a request was answered, if it was; raises `KeyReused`."""
-    record = None if once is None else await registry.store.idempotent(*once.place)
-    if record is None or once is None:
-        return None
-    if record.request != once.digest:
-        raise KeyReused("this Idempotency-Key came with another request before: take a new one")
-    headers: dict[str, str] = msgspec.json.decode(record.headers)
-    if not first:
-        headers["Idempotency-Replayed"] = "true"
-    return _json(record.body, record.status, headers)
 
 
 # Answers
