@@ -87,13 +87,14 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     """A change that did not come over a connection: from HTTP or from the server's own code.
 
     Where ``proposal.seq`` is 0 it is the server's: it takes its client's next number when it is
-    first decided, keeps it as ``number``, and leaves nothing behind when it is refused.
+    decided (``number``, and when: ``at``), and leaves nothing behind when it is refused.
     ``unless`` may refuse it on the state at hand. ``record`` makes the row for its idempotency key,
     and ``key`` (user, route and key) is where that row goes.
     """
 
     proposal: Proposal
     number: int = 0
+    at: int = 0
     unless: Callable[[Session], ReattachError | None] | None = None
     record: Callable[[Session, CommitRecord], IdempotencyRecord] | None = None
     key: tuple[str, str, str] | None = None

@@ -204,9 +204,7 @@ class Inbox:
         proposal = queued.proposal
         client = session.clients[proposal.client_id]
         if request is not None and proposal.seq == 0:
-            if request.number == 0:
-                request.number = client.seq + 1
-            proposal = msgspec.structs.replace(proposal, seq=request.number, at=now, corrected=now)
+            proposal = self._numbered(proposal, request, client, now)
         if proposal.seq <= client.seq:
             self._decided_before(proposal, client, connection, request, decided)
             return
@@ -218,7 +216,6 @@ class Inbox:
         if request is not None and request.unless is not None:
             objection = request.unless(session)
             if objection is not None:
-                request.number = 0
                 decided.settled.append((request, objection))
                 return
         if proposal.corrected > now:
@@ -228,7 +225,6 @@ class Inbox:
             decision = session.decide(proposal, keep_refusal=keep)
         except ChangeRefused as refused:
             assert request is not None
-            request.number = 0
             decided.settled.append((request, refused))
         except Exception as error:  # noqa: BLE001 - one change must not stop the others; it is told
             self._emit(Fault(error))
@@ -237,6 +233,16 @@ class Inbox:
             self._decide(_Queued(connection, request, proposal), decided, now)
         else:
             self._record(decision, connection, request, decided)
+
+    def _numbered(self, proposal: Proposal, request: Request, client: Client, now: int) -> Proposal:
+        """Give a change by the server its number; the one it had, if that turned out to be taken
+        by it in a batch whose answer was lost.
+        """
+        commit = self._session.replayed.get((proposal.client_id, request.number))
+        if commit is None or commit.client_at != request.at:
+            request.number, request.at = client.seq + 1, now
+        at = request.at
+        return msgspec.structs.replace(proposal, seq=request.number, at=at, corrected=at)
 
     def _record(
         self,
