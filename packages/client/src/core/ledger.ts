@@ -224,8 +224,9 @@ export class Ledger {
     for (const { ref, change, stored } of [...replica.pending]) {
       if (!stored || still.has(ref) || replacing) continue;
       if (!found.all && change.seq > meta.decided) continue;
-      replica.remove(ref);
       const error = refused.get(ref);
+      if (error) replica.withdraw(ref);
+      else replica.remove(ref);
       this.#emit(error ? { type: "decided", ref, error } : { type: "decided", ref });
     }
     const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
@@ -262,11 +263,11 @@ export class Ledger {
   }
 
   /** Moves the confirmed state to what the leading tab wrote. */
-  #catchUp({ snapshot, commits, conflicts }: Found): void {
+  #catchUp({ meta, snapshot, commits, conflicts }: Found): void {
     const { replica } = this;
     const have = replica.confirmed;
     if (snapshot && !(have?.epoch === snapshot.epoch && have.version >= snapshot.version)) {
-      replica.reset(freeze(snapshot));
+      replica.reset(freeze(snapshot), meta.client_id === this.clientId ? meta.decided : 0);
     }
     for (const commit of commits) {
       if (commit.version !== (replica.confirmed?.version ?? -1) + 1) continue;
@@ -286,7 +287,9 @@ export class Ledger {
     while (first > 0 && pending[first - 1]?.change.seq === 0) first--;
     for (const one of pending.slice(first)) {
       this.#lastAt = Math.max(this.#lastAt, one.change.at);
-      one.change = Object.freeze({ ...one.change, seq: this.#next++, at: this.#lastAt });
+      const change = this.replica.current(one);
+      one.change = Object.freeze({ ...change, seq: this.#next++, at: this.#lastAt });
+      one.overtaken = false;
       this.#dirty.puts.add(one);
     }
   }
@@ -294,9 +297,9 @@ export class Ledger {
   /** Takes a new name, and numbers from 1 what is to be sent under it. */
   renumber(keep: (pending: Pending) => boolean = () => true): void {
     const { replica } = this;
-    replica.pending = replica.pending.filter(keep);
-    replica.stale();
+    for (const pending of [...replica.pending]) if (!keep(pending)) replica.withdraw(pending.ref);
     for (const pending of replica.pending) {
+      pending.overtaken = true;
       pending.change = { ...pending.change, seq: 0 };
       pending.stored = false;
     }
@@ -335,8 +338,8 @@ export class Ledger {
 
   // ── What the server said ───────────────────────────────────────────────────────────────────────
 
-  reset(confirmed: Confirmed): void {
-    this.replica.reset(confirmed);
+  reset(confirmed: Confirmed, decided = 0): void {
+    this.replica.reset(confirmed, decided);
     this.#dirty.snapshot = true;
   }
 
@@ -370,7 +373,7 @@ export class Ledger {
 
   /** The change was refused: it is kept for the application to deal with. */
   refuse({ ref, change }: Pending, code: string, message: string, path?: string | null): void {
-    this.replica.remove(ref);
+    this.replica.withdraw(ref);
     this.#dirty.drops.push(change.seq);
     // The empty change that took the number of a bad one has nothing to keep.
     if (change.ops.length > 0) {

@@ -7,12 +7,10 @@
  * pending changes applied anew, once, when somebody looks.
  */
 
-import { equal, freeze, idOf, isArray, type Json, type JsonObject } from "./json.js";
+import { carried, compare, done, edited, read, type Texts } from "./carrying.js";
+import { equal, freeze, type Json, type JsonObject } from "./json.js";
 import { apply, applyLoosely, checkReach } from "./ops.js";
-import { applyStep } from "./patch.js";
-import { byIndex, child, format, parse } from "./pointer.js";
-import { carry, type Edit, points } from "./text.js";
-import type { Change, Commit, Operation, PatchOperation, Splice } from "./wire.js";
+import type { Change, Commit, Operation } from "./wire.js";
 
 export interface Pending {
   /** Names the change on this device, whatever its number becomes. */
@@ -23,6 +21,8 @@ export interface Pending {
   view: readonly Operation[];
   /** It is on the disk, or this device has none that works. */
   stored: boolean;
+  /** Another tab's change came before it that its user had not seen. */
+  overtaken?: boolean;
 }
 
 export interface Confirmed {
@@ -36,26 +36,29 @@ export class Replica {
   /** In their order: first those with numbers, which have no gaps, then those without. */
   pending: Pending[] = [];
   #shown: Json | undefined;
+  /** The paths of the texts that pending changes edit; of some, they are decided by now. */
+  readonly #texts = new Set<string>();
 
   /** The confirmed state with the pending changes over it. Undefined before there is one. */
   get shown(): JsonObject | undefined {
     if (this.#shown === undefined && this.confirmed) {
-      this.#shown = this.pending.reduce<Json>(
-        (state, { view }) => applyLoosely(state, view),
-        this.confirmed.state,
-      );
+      this.#shown = over(this.confirmed.state, this.pending);
     }
     return this.#shown as JsonObject | undefined;
   }
 
-  /** The next look applies the pending changes anew. */
-  stale(): void {
-    this.#shown = undefined;
-  }
-
-  reset(confirmed: Confirmed): void {
+  /**
+   * Takes another confirmed state, whose commits are not known. This client's numbers up to
+   * `decided` are in it.
+   */
+  reset(confirmed: Confirmed, decided = 0): void {
+    const open = this.pending.findIndex(({ change }) => change.seq === 0 || change.seq > decided);
+    if (this.confirmed && open >= 0) {
+      const before = over(this.confirmed.state, this.pending.slice(0, open));
+      carryViews(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
+    }
     this.confirmed = confirmed;
-    this.stale();
+    this.#shown = undefined;
   }
 
   /** Adds a change of this tab. Throws `OpError`, and alters nothing, where it makes no sense. */
@@ -67,7 +70,7 @@ export class Replica {
       checkReach(state, operation);
       state = apply(state, operation);
     }
-    this.pending.push(pending);
+    this.#push(pending, this.pending.length);
     this.#shown = state;
   }
 
@@ -75,27 +78,40 @@ export class Replica {
   addBefore(pending: Pending): void {
     const mine = this.pending.findIndex(({ change }) => change.seq === 0);
     if (mine < 0) {
-      this.pending.push(pending);
+      this.#push(pending, this.pending.length);
       if (this.#shown !== undefined) this.#shown = applyLoosely(this.#shown, pending.view);
       return;
     }
-    const unnumbered = this.pending.slice(mine);
-    for (const splice of pending.view) {
-      if (splice.op === "splice") carryViews(unnumbered, splice.path, edits(splice));
+    if (this.confirmed) {
+      const before = over(this.confirmed.state, this.pending.slice(0, mine));
+      const texts = done(before, pending.view, this.#texts);
+      carryViews(this.pending.slice(mine), texts);
     }
-    for (const splice of pending.change.ops) {
-      if (splice.op === "splice") carryOps(unnumbered, splice.path, edits(splice));
-    }
-    this.pending.splice(mine, 0, pending);
-    this.stale();
+    this.#push(pending, mine);
+    this.#overtake(mine + 1);
+    this.#shown = undefined;
   }
 
+  /** Takes out a change that the confirmed state has, or will have. */
   remove(ref: string): Pending | undefined {
     const index = this.pending.findIndex((one) => one.ref === ref);
     if (index < 0) return undefined;
     const [removed] = this.pending.splice(index, 1);
-    this.stale();
+    this.#shown = undefined;
     return removed;
+  }
+
+  /** Takes out a change that came to nothing here: those behind it have shown its texts. */
+  withdraw(ref: string): void {
+    const index = this.pending.findIndex((one) => one.ref === ref);
+    const one = this.pending[index];
+    if (!one) return;
+    if (this.confirmed && this.pending.length > index + 1) {
+      const before = over(this.confirmed.state, this.pending.slice(0, index));
+      const texts = compare(applyLoosely(before, one.view), before, this.#texts);
+      carryViews(this.pending.slice(index + 1), texts);
+    }
+    this.remove(ref);
   }
 
   /**
@@ -110,114 +126,58 @@ export class Replica {
   ): void {
     if (!this.confirmed) throw new Error("expected a confirmed state before a commit");
     const { state, epoch } = this.confirmed;
-    const texts: [string, Edit][] = [];
-    let next: Json = state;
-    for (const step of commit.patch) {
-      if (!own && (step.op === "str_ins" || step.op === "str_del")) {
-        texts.push([addressed(next, step.path), edit(step)]);
-      }
-      next = applyStep(next, step);
-    }
+    if (this.pending.length === 0) this.#texts.clear();
+    const { next, texts } = read(state, commit.patch, own ? [] : this.#texts);
     freeze(commit.patch);
     this.confirmed = { epoch, version: commit.version, state: next as JsonObject };
-    const unnumbered = elsewhere ? this.pending.filter(({ change }) => change.seq === 0) : [];
-    for (const [path, one] of texts) {
-      carryViews(this.pending, path, [one]);
-      carryOps(unnumbered, path, [one]);
-    }
-    if (own && own === this.pending[0]) {
-      this.pending.shift();
-      if (this.#shown !== undefined && !equal(applyLoosely(state, own.view), next)) this.stale();
+    if (!own) {
+      if (elsewhere) this.#overtake(0);
+      carryViews(this.pending, texts);
+      this.#shown = this.pending.length > 0 ? undefined : next;
       return;
     }
-    if (own) this.remove(own.ref);
-    if (this.pending.length > 0) this.stale();
-    else this.#shown = next;
-  }
-}
-
-/** Carries what is shown of pending changes over edits of a text that came before them. */
-function carryViews(pending: readonly Pending[], path: string, incoming: readonly Edit[]): void {
-  let first = incoming;
-  for (const one of pending) [one.view, first] = carried(one.view, path, first);
-}
-
-/**
- * Carries what is sent of changes without numbers over edits that this client made before them: a
- * position means the text with all of the client's earlier changes.
- */
-function carryOps(unnumbered: readonly Pending[], path: string, incoming: readonly Edit[]): void {
-  let first = incoming;
-  for (const one of unnumbered) {
-    const [ops, next] = carried(one.change.ops, path, first);
-    if (ops !== one.change.ops) one.change = Object.freeze({ ...one.change, ops });
-    first = next;
-  }
-}
-
-/** Operations carried over edits of a text, and these edits as they read after the operations. */
-function carried(
-  ops: readonly Operation[],
-  path: string,
-  incoming: readonly Edit[],
-): [readonly Operation[], readonly Edit[]] {
-  let first = incoming;
-  if (first.length === 0 || !ops.some((operation) => touches(operation, path))) return [ops, first];
-  const list: Operation[] = [];
-  for (const operation of ops) {
-    if (operation.op === "splice" && operation.path === path) {
-      const [after, then] = carry(first, edits(operation));
-      first = after;
-      list.push(...splices(path, then));
-    } else {
-      // A write of the whole text: what came before it is not there any more.
-      if (touches(operation, path)) first = [];
-      list.push(operation);
+    const expected = applyLoosely(state, own.view);
+    const index = this.pending.indexOf(own);
+    const asShown = equal(expected, next);
+    if (!asShown) {
+      // What is typed behind it means the text that this client showed.
+      carryViews(this.pending.slice(index + 1), compare(expected, next, this.#texts));
     }
+    if (index === 0) this.pending.shift();
+    else this.pending.splice(index, 1);
+    if (index > 0 || !asShown) this.#shown = undefined;
   }
-  return [Object.freeze(list), first];
+
+  /** A change as it is to be numbered: where that is possible, as it reads over what is known now. */
+  current({ change, view, overtaken }: Pending): Change {
+    const { confirmed } = this;
+    if (!overtaken || !confirmed) return change;
+    const { epoch, version: base } = confirmed;
+    // Splices mean the same over any version; other operations tell by it what their user had seen.
+    const movable = view.every(({ op }) => op === "splice");
+    const same = change.base === base && change.epoch === epoch;
+    return movable || same ? { ...change, epoch, base, ops: view } : change;
+  }
+
+  #push(pending: Pending, at: number): void {
+    if (this.pending.length === 0) this.#texts.clear();
+    for (const path of edited(pending.view)) this.#texts.add(path);
+    this.pending.splice(at, 0, pending);
+  }
+
+  #overtake(from: number): void {
+    for (const one of this.pending.slice(from)) if (one.change.seq === 0) one.overtaken = true;
+  }
 }
 
-/** Whether an operation edits or replaces the text at a path. */
-function touches(operation: Operation, path: string): boolean {
-  if (operation.op === "splice") return operation.path === path;
-  if (operation.op !== "set" && operation.op !== "unset" && operation.op !== "insert") return false;
-  const written =
-    operation.op === "insert"
-      ? operation.path + format([`#${idOf(operation.value) ?? ""}`])
-      : operation.path;
-  return written === path || path.startsWith(`${written}/`);
+function over(state: Json, pending: readonly Pending[]): Json {
+  return pending.reduce<Json>((shown, { view }) => applyLoosely(shown, view), state);
 }
 
-function edit(step: PatchOperation & { op: "str_ins" | "str_del" }): Edit {
-  return step.op === "str_ins"
-    ? { pos: step.pos, str: step.str, len: points(step.str) }
-    : { pos: step.pos, len: step.len };
-}
-
-function edits({ index, delete: len, insert }: Splice): Edit[] {
-  const removed: Edit[] = len > 0 ? [{ pos: index, len }] : [];
-  return insert === "" ? removed : [...removed, { pos: index, str: insert, len: points(insert) }];
-}
-
-function splices(path: string, list: readonly Edit[]): Splice[] {
-  return list.map(({ pos, str, len }) =>
-    Object.freeze(
-      str === undefined
-        ? { op: "splice", path, index: pos, delete: len, insert: "" }
-        : { op: "splice", path, index: pos, delete: 0, insert: str },
-    ),
-  );
-}
-
-/** A patch's path, by index, as an operation would name it, by id. */
-function addressed(state: Json, pointer: string): string {
-  let node: Json | undefined = state;
-  return format(
-    parse(pointer).map((token) => {
-      const within = node;
-      node = child(node, token, byIndex, pointer);
-      return isArray(within) ? `#${idOf(node) ?? ""}` : token;
-    }),
-  );
+/** Carries what is shown of pending changes over what was done to their texts before them. */
+function carryViews(pending: readonly Pending[], texts: Texts): void {
+  for (const [path, edits] of texts) {
+    let first = edits;
+    for (const one of pending) [one.view, first] = carried(one.view, path, first);
+  }
 }

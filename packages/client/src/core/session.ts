@@ -501,7 +501,7 @@ export class SessionCore {
       if (pending) ledger.refuse(pending, code, message, path);
     }
     if (frame.type === "initial_state") {
-      ledger.reset({ epoch, version: frame.version, state: freeze(frame.state) });
+      ledger.reset({ epoch, version: frame.version, state: freeze(frame.state) }, seq);
     } else {
       for (const commit of frame.commits) if (!this.#onCommit(commit, seq)) return;
     }

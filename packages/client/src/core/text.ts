@@ -26,6 +26,45 @@ export function splice(text: string, index: number, remove: number, insert: stri
   return text.slice(0, start) + insert + rest.slice(units(rest, remove));
 }
 
+/**
+ * The plain edit from one text to another: what lies between their longest common beginning and the
+ * longest common end of the rest is removed, and the new text put in.
+ */
+export function plain(before: string, after: string): Edit[] {
+  if (before === after) return [];
+  const shorter = Math.min(before.length, after.length);
+  let start = 0;
+  while (start < shorter && before.charCodeAt(start) === after.charCodeAt(start)) start++;
+  // Halves of a surrogate pair can be alike where the code points are not.
+  if (start > 0 && isHigh(before.charCodeAt(start - 1))) start--;
+  let end = 0;
+  while (
+    end < shorter - start &&
+    before.charCodeAt(before.length - end - 1) === after.charCodeAt(after.length - end - 1)
+  ) {
+    end++;
+  }
+  if (end > 0 && isLow(before.charCodeAt(before.length - end))) end--;
+  const pos = points(before.slice(0, start));
+  const removed = points(before.slice(start, before.length - end));
+  return spliced(pos, removed, after.slice(start, after.length - end));
+}
+
+/** What a splice does, as edits. */
+export function spliced(index: number, remove: number, insert: string): Edit[] {
+  const edits: Edit[] = remove > 0 ? [{ pos: index, len: remove }] : [];
+  if (insert !== "") edits.push({ pos: index, str: insert, len: points(insert) });
+  return edits;
+}
+
+function isHigh(unit: number): boolean {
+  return unit >= 0xd800 && unit < 0xdc00;
+}
+
+function isLow(unit: number): boolean {
+  return unit >= 0xdc00 && unit < 0xe000;
+}
+
 /** One elementary edit: text put in at `pos`, or `len` code points removed from it. */
 export type Edit =
   | { readonly pos: number; readonly str: string; readonly len: number }
@@ -37,18 +76,27 @@ export type Edit =
  * stands left.
  */
 export function carry(first: readonly Edit[], then: readonly Edit[]): [Edit[], Edit[]] {
-  const [a, ...moreA] = first;
-  const [b, ...moreB] = then;
-  if (a === undefined || b === undefined) return [[...first], [...then]];
-  if (moreA.length === 0 && moreB.length === 0) return [over(a, b, true), over(b, a, false)];
-  if (moreB.length > 0) {
-    const [once, carried] = carry(first, [b]);
-    const [twice, rest] = carry(once, moreB);
-    return [twice, [...carried, ...rest]];
+  let after = [...first];
+  const carried: Edit[] = [];
+  for (const edit of then) {
+    let moved = [edit];
+    const passed: Edit[] = [];
+    for (const other of after) {
+      const [one, ...more] = moved;
+      if (one === undefined) passed.push(other);
+      else if (more.length === 0) {
+        passed.push(...over(other, one, true));
+        moved = over(one, other, false);
+      } else {
+        const [parts, rest] = carry([other], moved);
+        passed.push(...parts);
+        moved = rest;
+      }
+    }
+    after = passed;
+    carried.push(...moved);
   }
-  const [once, between] = carry([a], then);
-  const [more, carried] = carry(moreA, between);
-  return [[...once, ...more], carried];
+  return [after, carried];
 }
 
 /** `edit` as it reads after `other`; `left`: it stands left of `other` where both put text in. */

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { carry, type Edit, points, splice } from "../../src/core/text";
+import { carry, type Edit, plain, points, splice } from "../../src/core/text";
 
 function applyEdits(text: string, edits: readonly Edit[]): string {
   return edits.reduce((now, { pos, str, len }) => {
@@ -55,5 +55,33 @@ describe("text (protocol, section 4)", () => {
   test("text put into a range that is being removed stays", () => {
     const [, carried] = carry([{ pos: 2, str: "NEW", len: 3 }], [{ pos: 0, len: 4 }]);
     expect(applyEdits("abNEWcd", carried)).toBe("NEW");
+  });
+
+  test("a plain edit lies between the longest common beginning and end", () => {
+    expect(plain("aXbc", "aYbc")).toEqual([
+      { pos: 1, len: 1 },
+      { pos: 1, str: "Y", len: 1 },
+    ]);
+    expect(plain("aa", "aaa")).toEqual([{ pos: 2, str: "a", len: 1 }]);
+    expect(plain("aaa", "aa")).toEqual([{ pos: 2, len: 1 }]);
+    expect(plain("same", "same")).toEqual([]);
+  });
+
+  test("halves of a surrogate pair are neither", () => {
+    // The first two share their first halves, the first and the last their second.
+    const unit = fc.constantFrom("\u{1F600}", "\u{1F601}", "\u{1FA00}", "a");
+    const text = fc.string({ unit, maxLength: 5 });
+    expect(plain("\u{1F600}", "\u{1F601}")).toEqual([
+      { pos: 0, len: 1 },
+      { pos: 0, str: "\u{1F601}", len: 1 },
+    ]);
+    fc.assert(
+      fc.property(text, text, (before, after) => {
+        const edits = plain(before, after);
+        expect(applyEdits(before, edits)).toBe(after);
+        for (const { str } of edits)
+          expect(str ?? "").not.toMatch(/^[\uDC00-\uDFFF]|[\uD800-\uDBFF]$/);
+      }),
+    );
   });
 });
