@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -165,6 +165,9 @@ class FaultyStore:
 
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         return await self._call("session", lambda: self.inner.session(session_id))
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        return await self._call("versions", lambda: self.inner.versions(session_ids))
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         return await self._call("sessions", lambda: self.inner.sessions(user_id, after, limit))
@@ -419,6 +422,7 @@ async def running(
         clock,
         store_timeout_ms=timeout_ms,
         idle_session_ms=o.pop("idle_session_ms", 60_000),
+        bus=o.pop("bus", None),
     )
     node = Node(store, registry, clock)
     await registry.start()

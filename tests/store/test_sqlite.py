@@ -163,7 +163,8 @@ async def test_every_read_has_its_index(path: Path, store: SQLiteStore) -> None:
         for name, statement in reads.items():
             parameters = (1,) * statement.count("?")
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
-            steps = [step[3] for step in plan]
+            # Going through what was asked for is no search.
+            steps = [step[3] for step in plan if not step[3].startswith("SCAN json_each")]
             assert not [step for step in steps if step.startswith("SCAN")], (name, steps)
             if name not in {"READ_DEVICES", "READ_UNRESOLVED"}:  # a handful of rows each
                 assert not [step for step in steps if "TEMP B-TREE" in step], (name, steps)

@@ -411,11 +411,15 @@ class Room:
         self.recorded = self.session.record
         self._tell(decided.told)
         self.inbox.landed(decided)
+        self._end()
+        self._tell_devices(now)
+
+    def _end(self) -> None:
+        """Close every connection where the session has just ended, here or elsewhere."""
         if not self.recorded.is_active and not self.ended:
             self.ended = True
             for connection in self.everybody():
                 self.hang(connection, Close.ENDED, "the session has ended")
-        self._tell_devices(now)
 
     def abort(self) -> int:
         """Whether the batch is durable is not known, or it is not: take it back, queue it anew.
@@ -467,6 +471,7 @@ class Room:
             client.refusals.update((one.seq, one) for one in refusals)
         refused = [one for _, refusals in clients for one in refusals]
         self._tell(self.inbox.found(commits, refused))
+        self._end()
 
     def looked_up(self, lookup: LookUp, decision: Decision | None) -> None:
         """A number that came again was decided as ``decision`` says."""

@@ -6,11 +6,13 @@ Everything here runs on one event loop. What must see only durable state runs `a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import structlog
 
+from reattach.bus.base import Bus, Note
 from reattach.core.connection import Close, Connection
 from reattach.core.effects import (
     Effect,
@@ -34,7 +36,15 @@ from reattach.errors import (
 )
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
-from reattach.store.base import Append, Outcome, SessionRecord, Store
+from reattach.store.base import (
+    Append,
+    ClientRecord,
+    CommitRecord,
+    Outcome,
+    RefusalRecord,
+    SessionRecord,
+    Store,
+)
 from reattach.wire import Frame, RequestSync, Unreadable
 
 __all__ = ["Host", "Line"]
@@ -75,6 +85,7 @@ class Host:
         *,
         timeout_ms: int,
         forget: Callable[[Host], None],
+        bus: Bus | None = None,
     ) -> None:
         self.room = room
         self.closed = False
@@ -88,6 +99,7 @@ class Host:
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._forget = forget
+        self._bus = bus
         self._recovering = False
         self._singly = 0
         """How many changes are to be decided one at a time, to find a poisoned one."""
@@ -218,6 +230,51 @@ class Host:
         self._run_at_rest()
         self._wake_watchers()
 
+    # What other nodes tell it
+
+    def hear(self, note: Note) -> None:
+        """Take in what another node made durable, as far as it follows on what is here.
+
+        Where it does not, or changes wait here that it may have decided, the database is asked.
+        """
+        room = self.room
+        if self.closed:
+            return
+        if self._recovering or not room.at_rest:
+            self._at_rest.append(lambda: self.hear(note))
+            return
+        if note.session.epoch != room.recorded.epoch:
+            self.check()
+            return
+        version = room.session.version
+        commits = [commit for commit in note.commits if commit.version > version]
+        if not commits:
+            return
+        if commits[0].version != version + 1 or len(room.inbox):
+            self.check()
+            return
+        room.catch_up(note.session, commits, _advances(room, commits))
+        self._rest()
+
+    def compare(self, seen: tuple[str, int], found: tuple[str, int] | None) -> None:
+        """Take in where the session stands in the database, asked for when it stood at ``seen``.
+
+        Both are epoch and version. What was written here meanwhile makes the answer an old one.
+        """
+        if found != seen and self.stands == seen and self.room.at_rest:
+            self.check()
+
+    @property
+    def stands(self) -> tuple[str, int]:
+        """Where the session stands here, by all that this node knows to be durable."""
+        return self.room.recorded.epoch, self.room.recorded.version
+
+    def check(self) -> None:
+        """At rest: read from the database what other nodes did, and show nothing until then."""
+        if not self._recovering and not self.closed:
+            self._recovering = True
+            self._spawn(self._catch_up())
+
     # What the committer tells it
 
     def cut(self) -> Append | None:
@@ -236,6 +293,9 @@ class Host:
             self._singly = max(0, self._singly - 1)
             self._condemned = False
             self.room.land(self._clock.now())
+            if self._bus is not None and self.room.session.commits:
+                commits = list(self.room.session.commits)
+                self._bus.publish(Note(session=self.room.recorded, commits=commits))
             self._rest()
         else:
             log.info("session moved elsewhere, loading it again", session=self.room.session_id)
@@ -410,3 +470,17 @@ class Host:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _advances(
+    room: Room, commits: Sequence[CommitRecord]
+) -> list[tuple[ClientRecord, Sequence[RefusalRecord]]]:
+    """Say how far commits take the numbers of the clients that are known here."""
+    newest = {commit.client_id: commit for commit in commits if commit.client_id is not None}
+    advances: list[tuple[ClientRecord, Sequence[RefusalRecord]]] = []
+    for client_id, commit in newest.items():
+        if client_id in room.session.clients and commit.seq is not None:
+            record = room.session.client_record(client_id)
+            record = msgspec.structs.replace(record, seq=commit.seq, at=commit.client_at)
+            advances.append((record, ()))
+    return advances

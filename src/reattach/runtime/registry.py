@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from reattach.bus.base import Bus, Note
 from reattach.core.connection import Close, Connection, Phase, Role
 from reattach.core.limits import Limits
 from reattach.core.room import Room
@@ -105,7 +106,9 @@ class Registry:
         *,
         store_timeout_ms: int,
         idle_session_ms: int,
+        bus: Bus | None = None,
     ) -> None:
+        """Make a node. ``bus`` leads to the others that serve the same database, if there are."""
         self.store = store
         self.limits = limits
         self.clock = clock
@@ -119,6 +122,9 @@ class Registry:
         self._committer = Committer(store, clock, timeout_ms=store_timeout_ms)
         self._timeout_ms = store_timeout_ms
         self._idle_ms = idle_session_ms
+        self._bus = bus
+        self._unsubscribe: Callable[[], None] | None = None
+        self._comparing = False
         self._opening: dict[str, asyncio.Task[Host]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -126,11 +132,15 @@ class Registry:
         """Open the database and begin."""
         self.identity = await self.store.open()
         self._committer.start()
+        if self._bus is not None:
+            self._unsubscribe = self._bus.subscribe(self._hear)
         self._spawn(self._tick())
 
     async def stop(self, *, timeout_ms: int) -> None:
         """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""
         self.stopping = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
         for host in list(self.hosts.values()):
             room = host.room
             for connection in (*room.connections.values(), *room.observers):
@@ -183,8 +193,30 @@ class Registry:
             self.clock,
             timeout_ms=self._timeout_ms,
             forget=self._forget,
+            bus=self._bus,
         )
         return host
+
+    # Other nodes
+
+    def _hear(self, note: Note) -> None:
+        host = self.hosts.get(note.session.session_id)
+        if host is not None:
+            host.hear(note)
+
+    async def _compare(self) -> None:
+        """Compare where the open sessions stand with the database: news may have been lost."""
+        seen = {name: (host, host.stands) for name, host in self.hosts.items()}
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                found = await self.store.versions(list(seen))
+        except (TimeoutError, StoreError, OSError) as error:
+            log.debug("sessions could not be compared with the database", error=str(error))
+            return
+        finally:
+            self._comparing = False
+        for name, (host, stood) in seen.items():
+            host.compare(stood, found.get(name))
 
     def _forget(self, host: Host) -> None:
         if self.hosts.get(host.room.session_id) is host:
@@ -561,6 +593,9 @@ class Registry:
             now = self.clock.now()
             for connection in list(self.connections):
                 self._check(connection, now)
+            if self.hosts and not self._comparing:
+                self._comparing = True
+                self._spawn(self._compare())
             for host in list(self.hosts.values()):
                 host.tick()
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:

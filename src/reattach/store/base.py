@@ -17,7 +17,7 @@ Every row is keyed by the session's id first, so that a database can be split by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -265,6 +265,12 @@ class Store(Protocol):
 
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         """Read a session's row, or what an erased one left."""
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        """Read where sessions stand, in one statement: each one's epoch and version.
+
+        What does not exist (any more) is left out.
+        """
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List a user's sessions as `SessionRecord`, newest activity first."""

@@ -7,7 +7,7 @@ one moment. What is in it lives as long as the object: `close` and `open` lose n
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -57,6 +57,14 @@ class _Session:
         self.devices: dict[str, DeviceRecord] = {}
         self.activity: list[Activity] = []
 
+    def copy(self) -> _Session:
+        """Return the same, to be written on its own; the records are immutable."""
+        copy = _Session(self.row)
+        for name in ("commits", "states", "clients", "refusals", "conflicts", "devices"):
+            setattr(copy, name, dict(getattr(self, name)))
+        copy.activity = list(self.activity)
+        return copy
+
 
 class MemoryStore:
     """Sessions in dictionaries. ``now`` gives the time, ms since 1970; ``identity`` is `open`'s."""
@@ -68,6 +76,14 @@ class MemoryStore:
         self._sessions: dict[str, _Session] = {}
         self._erased: dict[str, Tombstone] = {}
         self._keys: dict[_Key, tuple[str, IdempotencyRecord]] = {}
+
+    def copy(self) -> MemoryStore:
+        """Return another store with the same content, as a backup that was put back would have."""
+        copy = MemoryStore(identity=self._identity, now=self._now)
+        copy._is_open = self._is_open
+        copy._sessions = {name: session.copy() for name, session in self._sessions.items()}
+        copy._erased, copy._keys = dict(self._erased), dict(self._keys)
+        return copy
 
     async def open(self) -> str:
         """Return the store's identity."""
@@ -236,6 +252,12 @@ class MemoryStore:
         await self.check()
         session = self._sessions.get(session_id)
         return session.row if session is not None else self._erased.get(session_id)
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        """Read where sessions stand."""
+        await self.check()
+        rows = (self._sessions[name].row for name in session_ids if name in self._sessions)
+        return {row.session_id: (row.epoch, row.version) for row in rows}
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List a user's sessions, newest activity first."""

@@ -907,6 +907,17 @@ class StoreSuite:
         ]
         assert await store.sessions("nobody", None, 10) == Page(items=[], next=None)
 
+    async def test_versions(self, store: Store) -> None:
+        """Where sessions stand is read for all at once; what is not there is left out."""
+        await store.append([creation(name) for name in ("s1", "s2", "gone", "other")])
+        await store.append([change("s2", 0, count=3), erasure("gone", 0)])
+        await store.append([change("s1", 0, count=0, after={"epoch": "epoch-2"})])
+        found = await store.versions(["s1", "s2", "gone", "never"])
+        assert dict(found) == {"s1": ("epoch-2", 0), "s2": (EPOCH, 3)}
+        assert dict(await store.versions([])) == {}
+        many = [f"n{number}" for number in range(40_000)]
+        assert dict(await store.versions([*many, "s2"])) == {"s2": (EPOCH, 3)}
+
     async def test_sessions_follow_their_rows(self, store: Store) -> None:
         """Activity moves a session up; a new owner has it in his list."""
         await store.append([creation("s1"), creation("s2", last_activity=T0 + 1)])

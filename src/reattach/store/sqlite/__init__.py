@@ -13,9 +13,10 @@ part by part, each in a savepoint, so that the ordinary batch pays nothing for i
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -146,6 +147,16 @@ class SQLiteStore:
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         """Read a session's row, or what an erased one left."""
         return await self._read(lambda db: read_session(db, session_id))
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        """Read where sessions stand."""
+        names = json.dumps(list(session_ids))
+        return await self._read(
+            lambda db: {
+                name: (epoch, version)
+                for name, epoch, version in db.execute(sql.READ_VERSIONS, (names,))
+            }
+        )
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List a user's sessions, newest activity first."""

@@ -139,6 +139,11 @@ SELECT session_id, user_id, epoch, epoch_version, version, access_version, schem
 FROM sessions WHERE session_id = ?
 """
 
+READ_VERSIONS: Final = """
+SELECT session_id, epoch, version FROM sessions
+WHERE session_id IN (SELECT value FROM json_each(?))
+"""
+
 READ_TOMBSTONE: Final = "SELECT erased_at, salt, members FROM erased_sessions WHERE session_id = ?"
 
 LIST_SESSIONS: Final = """

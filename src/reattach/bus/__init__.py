@@ -1,0 +1,1 @@
+"""What nodes tell each other of what became durable: it is speed, never truth."""
