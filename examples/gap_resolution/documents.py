@@ -66,11 +66,20 @@ def load(text: str, syntax: str) -> dict[str, Json]:
         else:
             document = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"expected {syntax.upper()}: {error}") from error
+        raise ValueError(f"expected {syntax.upper()}: {_why(error)}") from error
     if not isinstance(document, dict):
         raise ValueError(f"expected a mapping, got {type(document).__name__}")  # noqa: TRY004
     plain: dict[str, Json] = _plain(document)
     return plain
+
+
+def _why(error: Exception) -> str:
+    """Say what a parser found; YAML's would show the text as well, over several lines."""
+    match error:
+        case yaml.MarkedYAMLError(problem=str(problem), problem_mark=yaml.Mark() as mark):
+            return f"{problem}, at line {mark.line + 1}, column {mark.column + 1}"
+        case _:
+            return str(error)
 
 
 def syntax_of(text: str, otherwise: str) -> str:

@@ -492,25 +492,35 @@ async def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
 
 
+async def assert_for_everybody(page: Page, view: str) -> None:
+    """Holds what is shown against axe and against its window, wide and on a phone."""
+    for width in (1280, 360):
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await violations(page) == [], f"{view}, {width} px"
+        overflow = await page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert overflow == 0, f"{view} is wider than {width} px"
+
+
+async def in_scheme(page: Page, scheme: Any) -> Page:
+    # Colours in the middle of a transition are nobody's.
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    return page
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_view_is_accessible_and_fits_a_phone(
     browser: Browser, new_browser: NewBrowser, server: ServerProcess, scheme: Any
 ) -> None:
-    page = await browser.open(server.url)
-    # Colours in the middle of a transition are nobody's.
-    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-
-    async def check(view: str) -> None:
-        for width in (1280, 360):
-            await page.set_viewport_size({"width": width, "height": 800})
-            assert await violations(page) == [], f"{view}, {scheme}, {width} px"
-            overflow = await page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            assert overflow == 0, f"{view} is wider than {width} px"
-
+    page = await in_scheme(await browser.open(server.url), scheme)
+    check = functools.partial(assert_for_everybody, page)
     await page.get_by_text("Bring your own file").click()
     await check("start")
+    await page.get_by_label("Its text").fill("title: [")
+    await page.get_by_role("button", name="Find its gaps").click()
+    await expect(page.get_by_role("alert")).to_contain_text("at line 1, column 9")
+    await check("start, with a file that cannot be read")
     await begin(page, PYPROJECT)
     await check("text")
     await gap(page, "Authors")
@@ -534,6 +544,138 @@ async def test_every_view_is_accessible_and_fits_a_phone(
     await expect(callout(page)).to_be_visible()
     await check("conflict")
     assert session_of(page) == session_of(other)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_refused_a_finished_and_an_erased_document_are_accessible_and_fit_a_phone(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess, scheme: Any
+) -> None:
+    page = await in_scheme(await start(browser, server.url), scheme)
+    check = functools.partial(assert_for_everybody, page)
+    await gap(page, "Abstract")
+    await answer(page).fill("x" * 300_000)
+    await expect(callout(page)).to_contain_text("did not take your answer")
+    await check("refused")
+    await callout(page).get_by_role("button", name="Edit it").click()
+    await check("refused, being mended")
+    await page.get_by_label("The refused answer").fill("Reads tide gauges.")
+    await page.get_by_role("button", name="Send this").click()
+    await expect(callout(page)).to_have_count(0)
+
+    await gap(page, "Date released")
+    await page.get_by_role("button", name="Finish").click()
+    await expect(title(page)).to_have_text("Not quite complete")
+    await check("the end, with gaps left")
+    await page.get_by_role("button", name="To “Title”").click()
+    await expect(title(page)).to_have_text("Title")
+    await gap(page, "Type")
+    await page.get_by_role("radio", name="software").check()
+    for name, text in TEXTS.items():
+        await gap(page, name)
+        await answer(page).fill(text)
+    await page.get_by_role("button", name="Finish").click()
+    await expect(title(page)).to_have_text("The file is complete")
+    await check("finished")
+
+    await erase(page)
+    await expect(callout(page)).to_contain_text("closed for good")
+    await check("erased, and still on this device")
+    other = await in_scheme(await new_browser().open(server.url), scheme)
+    # The same user's, on a device that never saw the document.
+    for one in await page.context.cookies():
+        name, value = one.get("name", ""), one.get("value", "")
+        await other.context.add_cookies([{"url": server.url, "name": name, "value": value}])
+    await other.goto(page.url)
+    await expect(other.get_by_role("heading", level=1)).to_have_text(
+        "This document is closed for good"
+    )
+    await assert_for_everybody(other, "erased")
+
+
+TEXTS = {
+    "Title": "Tidewatch",
+    "Message": "Please cite it.",
+    "ORCID of author 1": "https://orcid.org/0000-0002-1825-0097",
+    "Email of author 2": "sam@example.org",
+    "Keywords": "tides",
+    "License": "Apache-2.0",
+    "Date released": "2026-06-30",
+}
+
+
+async def erase(page: Page) -> None:
+    """Erases the document, as its owner may."""
+    status = await page.evaluate(
+        "id => fetch(`/api/v0/session/${id}`, { method: 'DELETE' }).then(({ status }) => status)",
+        session_of(page),
+    )
+    assert status == 204
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_missing_and_an_awaited_document_are_accessible_and_fit_a_phone(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess, scheme: Any
+) -> None:
+    known = await start(new_browser(), server.url)
+    link = await link_from(known)
+    page = await in_scheme(await browser.open(f"{server.url}/#no-such-document"), scheme)
+    heading = page.get_by_role("heading", level=1)
+    check = functools.partial(assert_for_everybody, page)
+    await expect(heading).to_have_text("There is no such document")
+    await check("missing")
+    await page.goto(f"{server.url}/#join=forged/{session_of(known)}")
+    await expect(heading).to_have_text("This link is over")
+    await check("a link that is over")
+    await offline_ready(page)
+
+    await server.kill()
+    await page.goto(f"{server.url}/#{session_of(known)}")
+    await expect(heading).to_have_text("Looking for your document")
+    await check("awaited")
+    await page.get_by_role("button", name="Start anew").click()
+    await page.get_by_role("button", name=CITATION).click()
+    await expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    await check("start, without a server")
+    await page.goto(link)
+    await expect(heading).to_have_text("This link needs the server")
+    await check("a link, without a server")
+    await server.restart()
+    await page.get_by_role("button", name="Try again").click()
+    await expect(title(page)).to_have_text("Title")
+    assert page.url == known.url
+
+
+async def test_a_notice_that_comes_up_out_of_sight_says_so(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await page.set_viewport_size({"width": 360, "height": 640})
+    await gap(page, "Abstract")
+    beckon = page.locator(".beckon")
+    await answer(page).fill("x" * 300_000)
+    await expect(callout(page)).to_have_count(1)
+    await page.mouse.wheel(0, 2_000)
+    await expect(beckon).to_have_text("One thing needs a look")
+    assert await violations(page) == []
+    await beckon.click()
+    await expect(callout(page)).to_be_in_viewport()
+    await expect(beckon).to_have_count(0)
+    await page.keyboard.press("Tab")
+    await expect(callout(page).get_by_role("button").first).to_be_focused()
+
+
+async def test_whoever_goes_to_a_gap_sees_what_is_asked(
+    browser: Browser, server: ServerProcess
+) -> None:
+    page = await start(browser, server.url)
+    await page.set_viewport_size({"width": 360, "height": 640})
+    for name in ("Date released", "Type", "Abstract"):
+        await gap(page, name)
+        hidden = await page.evaluate(
+            """document.querySelector(".top").getBoundingClientRect().bottom
+               - document.querySelector("#title").getBoundingClientRect().top"""
+        )
+        assert hidden <= 0, f"{name}: {hidden} px of its title are behind the page's top"
 
 
 async def test_the_keyboard_alone_will_do(browser: Browser, server: ServerProcess) -> None:

@@ -4,7 +4,7 @@ import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useStat
 import { SaveStatus, useDevices, useSession, useStatus, WORDS, type Words } from "reattach-react";
 import { ANSWER } from "./form";
 import { newLines } from "./lines";
-import { Notices } from "./notices";
+import { Beckon, Notices } from "./notices";
 import { End, Question } from "./question";
 import { downloadAddress, makeLink, type Place, Refused, watchDocument } from "./server";
 import {
@@ -50,6 +50,7 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
         </div>
         <SaveStatus className="status" words={SAID} />
         <ProgressBar />
+        <Beckon />
       </header>
       <main>
         <div className="asking">
@@ -58,7 +59,7 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
             {gap ? (
               <Question gap={gap} step={step} steps={steps} goTo={goTo} onType={onType} />
             ) : (
-              <End download={downloadAddress(place)} back={() => goTo(steps - 1)} />
+              <End download={downloadAddress(place)} steps={steps} goTo={goTo} />
             )}
             <Elsewhere step={step} shared={shared} goTo={goTo} />
           </div>
@@ -75,7 +76,10 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
 }
 
 function focusQuestion(): void {
-  (document.getElementById(ANSWER) ?? document.getElementById("title"))?.focus();
+  const title = document.getElementById("title");
+  (document.getElementById(ANSWER) ?? title)?.focus();
+  // The field alone does not say what is asked.
+  title?.scrollIntoView({ block: "nearest" });
 }
 
 // ── Where somebody is ──────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ import { deviceName } from "./device";
 import { DocumentPage } from "./document";
 import { keepKey, keyTo, remember, remembered } from "./last";
 import { base, join, type Place, Refused } from "./server";
-import { Missing, Notice, Start, Waiting } from "./start";
+import { Missing, type MissingProps, Notice, Start, Waiting, whyMissing } from "./start";
 import { isOurs, type State } from "./state";
 
 const ID = /^[\w.:~-]{1,128}$/;
@@ -18,7 +18,7 @@ type Shown =
   | { at: "nowhere" }
   | { at: "start" }
   | { at: "document"; place: Place; session: Session<State> }
-  | { at: "lost"; reason: string };
+  | ({ at: "lost" } & Omit<MissingProps, "startAnew">);
 
 let shown: Shown = { at: "nowhere" };
 let show: (shown: Shown) => void = () => {};
@@ -55,17 +55,8 @@ async function route(): Promise<void> {
   if (named.startsWith("join=")) {
     // Out of the address at once: it is good for others, too.
     history.replaceState(null, "", location.pathname + location.search);
-    try {
-      const [key = "", id = ""] = named.slice("join=".length).split("/");
-      await opened(await join(id, key), true);
-    } catch (error) {
-      const reason =
-        error instanceof Refused
-          ? "The link has had its ten minutes. Make another one on the device that it came from."
-          : "The server cannot be reached just now. Open the link again in a moment.";
-      go({ at: "lost", reason });
-    }
-    return;
+    const [key = "", id = ""] = named.slice("join=".length).split("/");
+    return redeem(id, key);
   }
   const id = ID.test(named) ? named : await remembered();
   if (id === null || !ID.test(id)) return location.hash === asked ? go({ at: "start" }) : undefined;
@@ -73,6 +64,28 @@ async function route(): Promise<void> {
   if (location.hash !== asked) return;
   history.replaceState(null, "", `#${id}`);
   openSession({ id, key });
+}
+
+/** Goes where a link from another device leads. */
+async function redeem(id: string, key: string): Promise<void> {
+  try {
+    await opened(await join(id, key), true);
+  } catch (error) {
+    go(
+      error instanceof Refused
+        ? {
+            at: "lost",
+            title: "This link is over",
+            reason: "It has had its ten minutes. Make another one on the device that it came from.",
+          }
+        : {
+            at: "lost",
+            title: "This link needs the server",
+            reason: "It cannot be reached just now.",
+            tryAgain: () => void redeem(id, key),
+          },
+    );
+  }
 }
 
 /** Goes to a document that the server has just let this device in on. */
@@ -110,20 +123,14 @@ function App() {
     case "start":
       return <Start opened={(place) => void opened(place)} />;
     case "lost":
-      return <Missing title="This link is over" reason={now.reason} startAnew={startAnew} />;
+      return <Missing {...now} startAnew={startAnew} />;
     case "document":
       return (
         <SessionProvider
           key={`${now.place.id} ${now.place.key}`}
           session={now.session}
-          fallback={<Waiting />}
-          failed={({ message }) => (
-            <Missing
-              title="There is no such document"
-              reason={`The server says: ${message}.`}
-              startAnew={startAnew}
-            />
-          )}
+          fallback={<Waiting startAnew={startAnew} />}
+          failed={(error) => <Missing {...whyMissing(error)} startAnew={startAnew} />}
         >
           <Ours session={now.session}>
             <DocumentPage place={now.place} startAnew={startAnew} />

@@ -1,6 +1,6 @@
 /** What somebody should know, and what can be done about it. */
 
-import { type FormEvent, type ReactNode, useId, useState } from "react";
+import { type FormEvent, type ReactNode, useEffect, useId, useState } from "react";
 import type { Conflict, Device, Json, Operation, RejectedChange } from "reattach";
 import { useConflicts, useDevices, useRejected, useSession, useStatus } from "reattach-react";
 import {
@@ -15,22 +15,31 @@ import {
   told,
 } from "./state";
 
-export function Notices({ startAnew }: { startAnew: () => void }) {
-  const status = useStatus();
+const NOTICES = "notices";
+
+/** What there is to be told. */
+function useNotices() {
+  const { connection, error, storage, saved } = useStatus();
   const rejected = useRejected();
   const clashes = useClashes();
+  const closed = connection === "closed" ? error : null;
+  const memory = storage === "memory";
+  const count = Number(closed !== null) + Number(memory) + clashes.length + rejected.length;
+  return { closed, memory, error, saved, clashes, rejected, count };
+}
+
+const CLOSED: Readonly<Record<string, string>> = {
+  session_not_found: "The server does not know this document",
+  session_ended: "This document is closed for good",
+};
+
+export function Notices({ startAnew }: { startAnew: () => void }) {
+  const { closed, memory, error, saved, clashes, rejected } = useNotices();
   const keepCopy = useKeepCopy();
-  const closed = status.connection === "closed" && status.error !== null;
   return (
-    <div className="notices" aria-live="polite">
+    <div className="notices" id={NOTICES} tabIndex={-1} aria-live="polite">
       {closed && (
-        <Callout
-          title={
-            status.error?.code === "session_not_found"
-              ? "The server does not know this document"
-              : "The server closed this document"
-          }
-        >
+        <Callout title={CLOSED[closed.code] ?? "The server closed this document"}>
           <p>
             What you typed is still on this device. You can keep a copy, or start anew; neither
             takes anything away.
@@ -45,15 +54,15 @@ export function Notices({ startAnew }: { startAnew: () => void }) {
           </p>
         </Callout>
       )}
-      {status.storage === "memory" && (
+      {memory && (
         <Callout title="This device keeps nothing">
           <p>
-            {status.error?.code === "storage"
+            {error?.code === "storage"
               ? "Its disk is full, or the browser may not use it. "
               : "This browser may not use its disk. "}
             What is not yet saved on the server is lost when this page closes.
           </p>
-          {!status.saved && (
+          {!saved && (
             <p className="actions">
               <button type="button" className="secondary" onClick={keepCopy}>
                 Keep a copy
@@ -70,6 +79,44 @@ export function Notices({ startAnew }: { startAnew: () => void }) {
       ))}
     </div>
   );
+}
+
+/** Leads to the notices where they came up out of sight: above what somebody is looking at. */
+export function Beckon() {
+  const { count } = useNotices();
+  const above = useAbove(NOTICES, count > 0);
+  if (count === 0 || !above) return null;
+  return (
+    <button type="button" className="beckon" onClick={() => show(NOTICES)}>
+      {count === 1 ? "One thing needs a look" : `${count} things need a look`}
+    </button>
+  );
+}
+
+function show(id: string): void {
+  const element = document.getElementById(id);
+  element?.focus({ preventScroll: true });
+  element?.scrollIntoView({ block: "start" });
+}
+
+/** Whether an element has been scrolled out of sight, upwards. */
+function useAbove(id: string, watched: boolean): boolean {
+  const [above, setAbove] = useState(false);
+  useEffect(() => {
+    const element = document.getElementById(id);
+    if (!watched || !element) return;
+    const observer = new IntersectionObserver(
+      (entries) => {
+        const last = entries.at(-1);
+        if (last) setAbove(!last.isIntersecting && last.boundingClientRect.top < 0);
+      },
+      // What is behind the page's top is out of sight, too.
+      { rootMargin: "-112px 0px 0px" },
+    );
+    observer.observe(element);
+    return () => observer.disconnect();
+  }, [id, watched]);
+  return above;
 }
 
 function Callout({ title, children }: { title: string; children: ReactNode }) {

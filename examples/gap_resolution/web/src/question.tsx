@@ -183,14 +183,21 @@ function said(gap: GapShown, progress: Progress, online: boolean): string {
 }
 
 /** Behind the last question: what is left, or that nothing is. */
-export function End({ download, back }: { download: string; back: () => void }) {
+export interface EndProps {
+  download: string;
+  steps: number;
+  goTo(step: number): void;
+}
+
+export function End({ download, steps, goTo }: EndProps) {
   const left = useSession(
     (state: Shown) =>
       gapsOf(state)
-        .filter((gap) => progressOf(gap, answerTo(state, gap)) !== "resolved")
-        .map(({ title }) => title),
-    (one, other) => one.join() === other.join(),
+        .map((gap, step) => ({ step, title: gap.title, gap }))
+        .filter(({ gap }) => progressOf(gap, answerTo(state, gap)) !== "resolved"),
+    (one, other) => one.map(({ gap }) => gap.id).join() === other.map(({ gap }) => gap.id).join(),
   );
+  const [first] = left;
   const valid = useSession((state: Shown) => state.context.valid);
   const name = useSession((state: Shown) => state.context.document_name);
   return (
@@ -202,12 +209,17 @@ export function End({ download, back }: { download: string; back: () => void }) 
       <p className="description">
         {valid
           ? "It keeps to the format. Take it with you, and put it beside your source code."
-          : `There ${left.length === 1 ? "is one gap" : `are ${left.length} gaps`} left: ${left.join(", ")}.`}
+          : `There ${left.length === 1 ? "is one gap" : `are ${left.length} gaps`} left: ${left.map(({ title }) => title).join(", ")}.`}
       </p>
       <p className="actions">
-        <button type="button" className="secondary" onClick={back}>
+        <button type="button" className="secondary" onClick={() => goTo(steps - 1)}>
           Previous
         </button>
+        {!valid && first && (
+          <button type="button" className="primary" onClick={() => goTo(first.step)}>
+            To “{first.title}”
+          </button>
+        )}
         {valid && (
           <a className="primary" href={download} download={name}>
             Download the file

@@ -15,7 +15,7 @@ export function Notice({ title, children }: { title: string; children?: ReactNod
 /** What is on this device comes within milliseconds: that needs no word. */
 const PATIENCE_MS = 300;
 
-export function Waiting() {
+export function Waiting({ startAnew }: { startAnew: () => void }) {
   const [late, setLate] = useState(false);
   useEffect(() => {
     const timer = setTimeout(() => setLate(true), PATIENCE_MS);
@@ -26,22 +26,64 @@ export function Waiting() {
       <p className="lead" role="status">
         This device does not know it yet, and the server has not answered. This page goes on trying.
       </p>
+      <p className="actions">
+        <button type="button" className="secondary" onClick={startAnew}>
+          Start anew
+        </button>
+      </p>
     </Notice>
   ) : null;
 }
 
-export function Missing(props: { title: string; reason: string; startAnew: () => void }) {
+export interface MissingProps {
+  title: string;
+  reason: string;
+  startAnew: () => void;
+  /** Where it may come out otherwise another time. */
+  tryAgain?: (() => void) | undefined;
+}
+
+export function Missing({ title, reason, startAnew, tryAgain }: MissingProps) {
   return (
-    <Notice title={props.title}>
-      <p className="lead">{props.reason}</p>
+    <Notice title={title}>
+      <p className="lead">{reason}</p>
       <p className="lead">Whatever this device keeps stays on this device.</p>
       <p className="actions">
-        <button type="button" className="primary" onClick={props.startAnew}>
+        {tryAgain && (
+          <button type="button" className="primary" onClick={tryAgain}>
+            Try again
+          </button>
+        )}
+        <button type="button" className={tryAgain ? "secondary" : "primary"} onClick={startAnew}>
           Start anew
         </button>
       </p>
     </Notice>
   );
+}
+
+/** Why the server shows no document here, in the words of documents. */
+export function whyMissing({ code, message }: { code: string; message: string }): {
+  title: string;
+  reason: string;
+} {
+  switch (code) {
+    case "session_not_found":
+      return {
+        title: "There is no such document",
+        reason: "The server knows none at this address, or none that is yours.",
+      };
+    case "session_ended":
+      return {
+        title: "This document is closed for good",
+        reason: "Somebody who may do so has ended or erased it.",
+      };
+    default:
+      return {
+        title: "The server does not show this document",
+        reason: `It says: ${message}.`,
+      };
+  }
 }
 
 const SAMPLES: { kind: Kind; name: string; about: string }[] = [
@@ -146,7 +188,7 @@ function Own({ busy, open }: { busy: boolean; open: (kind: Kind, text: string) =
           onChange={(event) => setText(event.target.value)}
         />
         <p className="actions">
-          <label className="secondary file">
+          <label className="secondary upload">
             Choose a file
             <input
               type="file"
