@@ -24,7 +24,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run test lint format wheel pins lock clean
+.PHONY: help install run test lint format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -47,6 +47,7 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/wire_types.py --check
 	$(NPM) run lint
 	$(NPM) run check
 
@@ -54,6 +55,9 @@ format: install ## puts the sources in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(NPM) run format
+
+types: install ## the client's message types anew, after a change in src/reattach/wire.py
+	$(BIN)/python tools/wire_types.py
 
 wheel: install ## dist/*.whl, with the built pages inside
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

@@ -7,7 +7,7 @@ are integers, milliseconds since 1970. JSON Schema and TypeScript are made from 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -18,6 +18,7 @@ __all__ = [
     "By",
     "Change",
     "CheckpointSaved",
+    "Commit",
     "Conflict",
     "ConflictSide",
     "Create",
@@ -32,6 +33,8 @@ __all__ = [
     "HelloDevice",
     "InitialState",
     "Op",
+    "Operation",
+    "PatchOperation",
     "Presence",
     "PresenceOf",
     "Rejected",
@@ -39,6 +42,7 @@ __all__ = [
     "Resumed",
     "SaveCheckpoint",
     "Schema",
+    "ServerFrame",
     "SessionRestored",
     "StateUpdate",
     "Unreadable",
@@ -57,11 +61,23 @@ Time: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 """Milliseconds since 1970."""
 
 
+def _is(shape: str | list[str]) -> Meta:
+    """Tell the schema what is not checked on arrival, or is encoded already when it is sent: an
+    ``object``, a list of what is named, or one of some strings.
+    """
+    if isinstance(shape, list):
+        return Meta(extra_json_schema={"enum": shape})
+    if shape == "object":
+        return Meta(extra_json_schema={"type": "object"})
+    item = {"$ref": f"#/$defs/{shape.removesuffix('[]')}"}
+    return Meta(extra_json_schema={"type": "array", "items": item})
+
+
 # Client to server
 
 
 class Op(msgspec.Struct, gc=False):
-    """One operation (section 3). Which fields it needs is the operation's business."""
+    """One operation (section 3), as it arrives: an `Operation`, or refused as none when decided."""
 
     op: str
     path: Any = UNSET
@@ -75,6 +91,89 @@ class Op(msgspec.Struct, gc=False):
     checkpoint_id: Any = UNSET
     conflict_id: Any = UNSET
     keep: Any = UNSET
+
+
+class SetOp(msgspec.Struct, tag_field="op", tag="set"):
+    """Creates or replaces."""
+
+    path: str
+    value: Any
+
+
+class UnsetOp(msgspec.Struct, tag_field="op", tag="unset"):
+    """Removes a key or an element."""
+
+    path: str
+
+
+class InsertOp(msgspec.Struct, tag_field="op", tag="insert"):
+    """Inserts into a list: after an id, at the front (null), or at the end (left out)."""
+
+    path: str
+    value: Any
+    after: str | UnsetType | None = UNSET
+
+
+class MoveOp(msgspec.Struct, tag_field="op", tag="move"):
+    """Moves an element within its list, as `InsertOp` places one."""
+
+    path: str
+    after: str | UnsetType | None = UNSET
+
+
+class IncOp(msgspec.Struct, tag_field="op", tag="inc"):
+    """Adds to a number."""
+
+    path: str
+    by: float
+
+
+class SpliceOp(msgspec.Struct, tag_field="op", tag="splice"):
+    """Edits text. Positions are Unicode code points, in the text as the author saw it."""
+
+    path: str
+    index: Count
+    delete: Count
+    insert: str
+
+
+class TestOp(msgspec.Struct, tag_field="op", tag="test"):
+    """Refuses the change where the value is another one."""
+
+    __test__ = False  # what is called Test… is not always a test
+
+    path: str
+    value: Any
+
+
+class RestoreOp(msgspec.Struct, tag_field="op", tag="restore"):
+    """Makes the state that of a version, or of a checkpoint. Alone in its change."""
+
+    version: Count | UnsetType = UNSET
+    checkpoint_id: str | UnsetType = UNSET
+
+
+class KeptValue(msgspec.Struct):
+    """A value that settles a conflict."""
+
+    value: Any
+
+
+class ResolveOp(msgspec.Struct, tag_field="op", tag="resolve"):
+    """Settles a conflict. Alone in its change."""
+
+    conflict_id: str
+    keep: Literal["kept", "lost"] | KeptValue
+
+
+class EndOp(msgspec.Struct, tag_field="op", tag="end"):
+    """Ends the session. Alone in its change."""
+
+
+Operation: TypeAlias = (
+    SetOp | UnsetOp | InsertOp | MoveOp | IncOp | SpliceOp | TestOp | RestoreOp | ResolveOp | EndOp
+)
+"""What a user meant (section 3). ``path`` is a JSON Pointer, with ``#id`` under a list."""
 
 
 class Change(msgspec.Struct, tag="change"):
@@ -158,7 +257,7 @@ class By(msgspec.Struct, frozen=True):
     """The number of the change; a conflict's sides have a version instead."""
     device_id: str | None = None
     user_id: str | None = None
-    source: str = "device"
+    source: Annotated[str, _is(["device", "server"])] = "device"
 
 
 class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,33 +276,83 @@ class Conflict(msgspec.Struct, frozen=True):
     id: str
     path: str
     policy: str
-    status: str
+    status: Annotated[str, _is(["auto", "open", "resolved"])]
     kept: ConflictSide
     lost: ConflictSide
     version: int
+
+
+class AddStep(msgspec.Struct, tag_field="op", tag="add"):
+    """Adds a member, or an element before an index (RFC 6902)."""
+
+    path: str
+    value: Any
+
+
+class ReplaceStep(msgspec.Struct, tag_field="op", tag="replace"):
+    """Replaces what is there (RFC 6902)."""
+
+    path: str
+    value: Any
+
+
+class RemoveStep(msgspec.Struct, tag_field="op", tag="remove"):
+    """Removes what is there (RFC 6902)."""
+
+    path: str
+
+
+class MoveStep(msgspec.Struct, tag_field="op", tag="move"):
+    """Takes a value out, and adds it elsewhere (RFC 6902)."""
+
+    origin: str = msgspec.field(name="from")
+    path: str
+
+
+class InsertText(msgspec.Struct, tag_field="op", tag="str_ins"):
+    """Puts text in before ``pos``, in code points."""
+
+    path: str
+    pos: Count
+    text: str = msgspec.field(name="str")
+
+
+class DeleteText(msgspec.Struct, tag_field="op", tag="str_del"):
+    """Takes ``len`` code points out, from ``pos`` on."""
+
+    path: str
+    pos: Count
+    length: Count = msgspec.field(name="len")
+
+
+PatchOperation: TypeAlias = AddStep | ReplaceStep | RemoveStep | MoveStep | InsertText | DeleteText
+"""A step of a patch: RFC 6902, and text. A token under a list is an index."""
 
 
 class StateUpdate(msgspec.Struct, tag="state_update"):
     """A commit: the exact patch from ``version - 1``. To its author, the acknowledgement."""
 
     version: int
-    patch: Any
+    patch: Annotated[Any, _is("PatchOperation[]")]
     by: By
     at: int
-    conflicts: Any = UNSET
+    conflicts: Annotated[Any, _is("Conflict[]")] = UNSET
 
 
 class SessionRestored(msgspec.Struct, tag="session_restored", kw_only=True):
     """A commit that set the state back to that of an earlier version."""
 
     version: int
-    patch: Any
+    patch: Annotated[Any, _is("PatchOperation[]")]
     by: By
     at: int
-    conflicts: Any = UNSET
+    conflicts: Annotated[Any, _is("Conflict[]")] = UNSET
     from_version: int
     to_version: int
     checkpoint_id: str | UnsetType = UNSET
+
+
+Commit: TypeAlias = StateUpdate | SessionRestored
 
 
 class Rejected(msgspec.Struct, tag="rejected"):
@@ -276,12 +425,12 @@ class _Welcome(msgspec.Struct, kw_only=True):
     version: int
     seq: int
     seq_at: int | None
-    rejected: Any
+    rejected: Annotated[Any, _is("Rejected[]")]
     created: bool
     user_id: str
     role: str
     devices: list[DeviceStatus]
-    conflicts: Any
+    conflicts: Annotated[Any, _is("Conflict[]")]
     policies: dict[str, str]
     schema: Schema | UnsetType = UNSET
     server_time: int
@@ -293,13 +442,13 @@ class _Welcome(msgspec.Struct, kw_only=True):
 class InitialState(_Welcome, tag="initial_state", kw_only=True):
     """The welcome with the whole state."""
 
-    state: Any
+    state: Annotated[Any, _is("object")]
 
 
 class Resumed(_Welcome, tag="resumed", kw_only=True):
     """The welcome with every commit after the client's version, in order."""
 
-    commits: Any
+    commits: Annotated[Any, _is("Commit[]")]
 
 
 class CheckpointSaved(msgspec.Struct, tag="checkpoint_saved"):
@@ -307,6 +456,19 @@ class CheckpointSaved(msgspec.Struct, tag="checkpoint_saved"):
 
     checkpoint: Any
     ref: str | UnsetType = UNSET
+
+
+ServerFrame: TypeAlias = (
+    InitialState
+    | Resumed
+    | Commit
+    | Rejected
+    | CheckpointSaved
+    | Devices
+    | PresenceOf
+    | HeartbeatEcho
+    | Error
+)
 
 
 # Reading and writing

@@ -6,7 +6,7 @@ import { record } from "./core/record.js";
 import { SessionCore, type Status } from "./core/session.js";
 import type {
   Conflict as ConflictRecord,
-  Device,
+  DeviceStatus,
   Operation,
   Change as SentChange,
 } from "./core/wire.js";
@@ -197,7 +197,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     this.#core = new SessionCore({
       newId: () => uuid(env),
       random: () => env.random(),
-      ...(device && { device: clone(device) as { name?: string; info?: Json } }),
+      ...(device && { device: clone(device) as { name?: string; info?: JsonObject } }),
       ...(create && { create: clone(create) as { state?: JsonObject; schema?: string } }),
       ...(schemaVersion !== undefined && { schemaVersion }),
     });
@@ -270,7 +270,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   }
 
   /** The session's devices, as the server last said. */
-  get devices(): readonly Device[] {
+  get devices(): readonly DeviceStatus[] {
     return this.#core.devices;
   }
 

@@ -2,6 +2,7 @@ import "fake-indexeddb/auto";
 import { beforeEach, describe, expect, expectTypeOf, test, vi } from "vitest";
 import { connect, memoryStore, OpError, ReattachError, type Session } from "../src";
 import { idbStore } from "../src/kv/idb";
+import { by, commit, conflict } from "./support/frames";
 import { Profile, until } from "./support/page";
 import { FakeServer } from "./support/server";
 
@@ -492,30 +493,15 @@ describe("lists with actions", () => {
   test("a conflict is settled by an operation", async () => {
     const { session } = profile.open<Doc>();
     await session.ready;
-    const conflict = {
-      id: "c",
-      path: "/title",
-      policy: "latest",
-      status: "auto",
-      kept: { value: "a" },
-      lost: { value: "b" },
-      version: 1,
-    } as const;
+    const made = conflict("c", "/title", "a", "b");
     const { sockets } = server.session("s");
     const detected = vi.fn();
     session.addEventListener("conflictDetected", ({ detail }) => detected(detail.id));
     for (const socket of sockets.values()) {
-      socket.tell({
-        type: "state_update",
-        version: 1,
-        patch: [],
-        by: { client_id: "x", seq: 1 },
-        at: 1,
-        conflicts: [conflict],
-      });
+      socket.tell(commit(1, [], by("x", 1), { conflicts: [made] }));
     }
     await until(() => session.conflicts.length === 1);
-    expect(session.conflicts[0]).toMatchObject(conflict);
+    expect(session.conflicts[0]).toMatchObject(made);
     expect(detected).toHaveBeenCalledWith("c");
     server.judge = ({ ops }) => (ops[0]?.op === "resolve" ? "seen" : null);
     await expect(session.conflicts[0]?.resolve("lost").acknowledged).rejects.toMatchObject({

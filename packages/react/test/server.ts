@@ -11,10 +11,13 @@ export interface Draft {
 const WELCOME = {
   epoch: "e",
   seq: 0,
+  seq_at: null,
   created: false,
   devices: [{ id: "d1", name: "A phone", online: true, is_primary: true, last_activity: 0 }],
   conflicts: [],
   rejected: [],
+  heartbeat: { interval_ms: 5_000, timeout_ms: 15_000 },
+  reconnect_jitter_ms: 1_000,
 };
 
 export const FIRST: Draft = { title: "One", count: 0, steps: [{ id: "s1", text: "Welcome" }] };

@@ -9,7 +9,7 @@ import { applyLoosely } from "./ops.js";
 import { applyStep } from "./patch.js";
 import { format, parse, type Tokens } from "./pointer.js";
 import { carry, type Edit, plain, points, spliced } from "./text.js";
-import type { Operation, PatchOperation, Splice } from "./wire.js";
+import type { Operation, PatchOperation, SpliceOp } from "./wire.js";
 
 /** What was done to texts, by their paths as operations name them. */
 export type Texts = ReadonlyMap<string, readonly Edit[]>;
@@ -44,7 +44,7 @@ export function done(state: Json, ops: readonly Operation[], paths: Iterable<str
   for (const path of paths) {
     const own = ops.filter((operation) => writes(operation, path));
     const edits = own.every(({ op }) => op === "splice")
-      ? (own as readonly Splice[]).flatMap((one) => spliced(one.index, one.delete, one.insert))
+      ? (own as readonly SpliceOp[]).flatMap((one) => spliced(one.index, one.delete, one.insert))
       : difference(state, applyLoosely(state, ops), parse(path));
     if (edits.length > 0) texts.set(path, edits);
   }
@@ -107,7 +107,7 @@ function covers(above: string, path: string): boolean {
   return above === path || path.startsWith(`${above}/`);
 }
 
-function splices(path: string, list: readonly Edit[]): Splice[] {
+function splices(path: string, list: readonly Edit[]): SpliceOp[] {
   return list.map(({ pos, str, len }) =>
     Object.freeze(
       str === undefined

@@ -2,7 +2,7 @@
 
 import type { Found } from "./outbox.js";
 import type { Confirmed } from "./replica.js";
-import type { ClientFrame, Commit, Conflict, Device, ServerFrame } from "./wire.js";
+import type { ClientFrame, Commit, Conflict, DeviceStatus, ServerFrame } from "./wire.js";
 
 /**
  * - `connect`: until the next attempt
@@ -48,7 +48,7 @@ export type Connection = "connecting" | "online" | "reconnecting" | "offline" | 
 export interface LineView {
   readonly connection: Connection;
   readonly error: { readonly code: string; readonly message: string } | null;
-  readonly devices: readonly Device[];
+  readonly devices: readonly DeviceStatus[];
 }
 
 export type SessionEvent =

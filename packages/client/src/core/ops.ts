@@ -108,7 +108,7 @@ export function prepare(ops: readonly Operation[], newId: () => string): readonl
       const path = "path" in given ? given.path : "";
       // The operation itself is one container around its value, which has others around it.
       const depth = DEEPEST + 1 - parse(path).length;
-      const operation = clone(given, path, depth) as Operation;
+      const operation = clone(given, path, depth) as unknown as Operation;
       if (operation.op === "insert") {
         const { value } = operation;
         return isObject(value) && !Object.hasOwn(value, "id")

@@ -19,7 +19,8 @@ import type {
   Commit,
   Conflict,
   Create,
-  Device,
+  DeviceStatus,
+  HelloDevice,
   Operation,
   ServerFrame,
 } from "./wire.js";
@@ -29,7 +30,7 @@ export interface CoreOptions {
   readonly newId: () => string;
   /** In [0, 1). */
   readonly random: () => number;
-  readonly device?: { readonly name?: string; readonly info?: Json };
+  readonly device?: Omit<HelloDevice, "id">;
   readonly create?: Create;
   readonly schemaVersion?: number;
 }
@@ -73,7 +74,7 @@ const REASONS: Readonly<Record<number, readonly [code: string, message: string]>
 };
 
 export class SessionCore {
-  devices: readonly Device[] = [];
+  devices: readonly DeviceStatus[] = [];
 
   readonly #options: CoreOptions;
   #out: Effect[] = [];
@@ -491,12 +492,12 @@ export class SessionCore {
   #onWelcome(frame: ServerFrame & { type: "initial_state" | "resumed" }): void {
     const ledger = this.#ledger;
     const { replica } = ledger;
-    const { epoch, seq, seq_at = null } = frame;
+    const { epoch, seq, seq_at } = frame;
     const before = replica.confirmed;
     const lost = before && before.epoch !== null && before.epoch !== epoch ? before : null;
     if (!lost && !ledger.agrees(seq, seq_at)) return this.#ask();
 
-    for (const { seq: refused, code, message, path } of frame.rejected ?? []) {
+    for (const { seq: refused, code, message, path } of frame.rejected) {
       const pending = ledger.bySeq(refused);
       if (pending) ledger.refuse(pending, code, message, path);
     }
@@ -512,10 +513,10 @@ export class SessionCore {
     }
     ledger.decide(seq, seq_at);
     ledger.heard = true;
-    ledger.setConflicts(frame.conflicts ?? [], frame.type === "initial_state");
-    this.devices = freeze(frame.devices ?? []);
-    this.#line.heartbeat = frame.heartbeat ?? this.#line.heartbeat;
-    this.#jitter = frame.reconnect_jitter_ms ?? this.#jitter;
+    ledger.setConflicts(frame.conflicts, frame.type === "initial_state");
+    this.devices = freeze(frame.devices);
+    this.#line.heartbeat = frame.heartbeat;
+    this.#jitter = frame.reconnect_jitter_ms;
     this.#distrust = this.#syncing = false;
     if (!this.#readOnly) this.#error = null;
 
@@ -528,7 +529,7 @@ export class SessionCore {
     this.#line.welcomed(this.#now);
     this.#sent = seq;
     if (frame.type === "initial_state") {
-      const { version, created = false } = frame;
+      const { version, created } = frame;
       this.#event({ type: "initialStateReceived", detail: { version, created } });
     }
     this.#decided();
@@ -592,10 +593,10 @@ export class SessionCore {
     }
     this.#readOnly ||= code === "upgrade_required";
     this.#error = { code, message };
-    if (retry_after_ms != null && live) {
+    if (retry_after_ms !== undefined && live) {
       this.#resendWaits = true;
       this.#line.timer("resend", retry_after_ms);
-    } else if (retry_after_ms != null) {
+    } else if (retry_after_ms !== undefined) {
       this.#line.attempts++;
       this.#line.wait(retry_after_ms * (1 + this.#options.random()), this.#now);
     }
@@ -618,11 +619,13 @@ export class SessionCore {
     const first = pending.findIndex(({ change }) => change.seq > this.#sent);
     if (first < 0) return;
     for (let next = pending[first], i = first; next; next = pending[++i]) {
-      if (next.change.seq === 0 || this.#sent - decided >= most) return;
+      const { seq, epoch } = next.change;
+      // What was made before the session had an epoch gets the welcome's before it is sent.
+      if (seq === 0 || epoch === null || this.#sent - decided >= most) return;
       // A change is sent only after it is stored, where anything can be.
       if (!next.stored && disk !== "fails") return;
-      this.#sent = next.change.seq;
-      this.#send({ type: "change", ...next.change });
+      this.#sent = seq;
+      this.#send({ type: "change", ...next.change, epoch });
     }
   }
 

@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { points } from "../../src/core/text";
 import type { Change, Commit, Operation, PatchOperation } from "../../src/core/wire";
-import { commit, Device } from "../support/device";
+import { Device } from "../support/device";
+import { by, commit } from "../support/frames";
 import { TextServer } from "../support/texts";
 
 const splice = (index: number, remove: number, insert: string, path = "/t"): Operation => ({
@@ -137,14 +138,14 @@ describe("an own whole write", () => {
 test("what is numbered anew reads as it was shown", async () => {
   const device = await typing("ab", splice(1, 0, "1"), splice(2, 0, "2"));
   const [one] = device.changes as [Change];
-  const by = { client_id: device.core.clientId, seq: 1 };
+  const author = by(device.core.clientId, 1);
   await device.frame(commit(1, [{ op: "str_ins", path: "/t", pos: 0, str: "x" }]));
   await device.frame({ type: "error", code: "seq_reused", message: "" });
-  device.feed({ type: "history", commits: [{ by, at: 1, client_at: one.at }] });
+  device.feed({ type: "history", commits: [{ by: author, at: 1, client_at: one.at }] });
   await device.settle();
   device.sent = [];
   device.open();
-  await device.resumed([commit(2, [{ op: "str_ins", path: "/t", pos: 2, str: "1" }], by)]);
+  await device.resumed([commit(2, [{ op: "str_ins", path: "/t", pos: 2, str: "1" }], author)]);
   // The first was committed under the old name, and is somebody else's now.
   expect(device.changes).toMatchObject([{ seq: 1, base: 1, ops: [splice(2, 0, "2")] }]);
   expect(device.shown?.t).toBe("xa12b");

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Operation } from "../../src/core/wire";
-import { commit, Device, durableMemory } from "../support/device";
+import { Device, durableMemory } from "../support/device";
+import { by, commit, conflict, rejected } from "../support/frames";
 
 const set = (path: string, value: never | string | number): Operation => ({
   op: "set",
@@ -115,24 +116,16 @@ describe("commits", () => {
 
   test("conflicts come and go with the commits that make and settle them", async () => {
     const device = await new Device().join({ a: 0 });
-    const conflict = {
-      id: "c",
-      path: "/a",
-      policy: "latest",
-      status: "auto" as const,
-      kept: { value: 1 },
-      lost: { value: 2 },
-      version: 1,
-    };
-    await device.frame(commit(1, replaced("/a", 1), undefined, { conflicts: [conflict] }));
-    expect(device.core.conflicts).toEqual([conflict]);
+    const made = conflict("c", "/a", 1, 2);
+    await device.frame(commit(1, replaced("/a", 1), undefined, { conflicts: [made] }));
+    expect(device.core.conflicts).toEqual([made]);
     expect(device.events.at(-2)).toMatchObject({ type: "conflictDetected", detail: { id: "c" } });
     // One whose settling is on its way is not shown any more.
     await device.stored({ op: "resolve", conflict_id: "c", keep: "lost" });
     expect(device.core.conflicts).toEqual([]);
     await device.frame({ type: "rejected", seq: 1, code: "already_resolved", message: "" });
-    expect(device.core.conflicts).toEqual([conflict]);
-    const resolved = { ...conflict, status: "resolved" as const };
+    expect(device.core.conflicts).toEqual([made]);
+    const resolved = { ...made, status: "resolved" as const };
     await device.frame(commit(2, [], undefined, { conflicts: [resolved] }));
     expect(device.core.conflicts).toEqual([]);
   });
@@ -208,10 +201,11 @@ describe("optimism", () => {
     device.open();
     await device.welcome({ text: "", n: 0 });
     for (let i = 0; i < 10_000; i++) {
-      const frame = commit(i + 1, [{ op: "str_ins", path: "/text", pos: i, str: "x" }], {
-        client_id: device.core.clientId,
-        seq: i + 1,
-      });
+      const frame = commit(
+        i + 1,
+        [{ op: "str_ins", path: "/text", pos: i, str: "x" }],
+        by(device.core.clientId, i + 1),
+      );
       device.feed({ type: "frame", frame });
       if (!device.shown) throw new Error("expected a state");
     }
@@ -363,9 +357,9 @@ describe("exactly once", () => {
     await device.reopen();
     device.sent = [];
     // The acknowledgements of 1 and 2 were lost.
-    const by = (seq: number) => ({ client_id: device.core.clientId, seq });
+    const own = (seq: number) => by(device.core.clientId, seq);
     await device.resumed(
-      [commit(1, replaced("/a", 1), by(1)), commit(2, replaced("/a", 2), by(2))],
+      [commit(1, replaced("/a", 1), own(1)), commit(2, replaced("/a", 2), own(2))],
       { seq: 2, seq_at: device.changes[0]?.at ?? first[1]?.at ?? null },
     );
     expect(device.changes).toEqual([first[2]]);
@@ -419,12 +413,8 @@ describe("a client whose record is not the server's", () => {
     expect(device.asked).toEqual({ clientId: old, from: 1 });
     expect(device.connected).toBe(false);
     // 1 was this client's own; 2 and 3 are those of the other one with this name.
-    const by = (seq: number, at: number) => ({
-      at: 1,
-      client_at: at,
-      by: { client_id: old, seq },
-    });
-    device.feed({ type: "history", commits: [by(1, one?.at ?? 0), by(2, 76), by(3, 77)] });
+    const item = (seq: number, at: number) => ({ at: 1, client_at: at, by: by(old, seq) });
+    device.feed({ type: "history", commits: [item(1, one?.at ?? 0), item(2, 76), item(3, 77)] });
     await device.settle();
     expect(device.core.clientId).not.toBe(old);
     expect(device.decided).toHaveLength(1);
@@ -564,10 +554,10 @@ describe("refusals and limits", () => {
     const at = device.changes[1]?.at ?? null;
     await device.close(1006);
     await device.reopen();
-    await device.resumed([commit(1, added("/b", 1), { client_id: device.core.clientId, seq: 2 })], {
+    await device.resumed([commit(1, added("/b", 1), by(device.core.clientId, 2))], {
       seq: 2,
       seq_at: at,
-      rejected: [{ seq: 1, code: "forbidden", message: "no" }],
+      rejected: [rejected(1, "forbidden")],
     });
     expect(device.decided.map(({ code }) => code)).toEqual(["forbidden", undefined]);
     expect(device.shown).toEqual({ a: 0, b: 1 });
@@ -678,7 +668,7 @@ describe("close codes and coming back", () => {
     }
     await device.resumed([]);
     await device.advance(4_000);
-    await device.frame({ type: "heartbeat" });
+    await device.frame({ type: "heartbeat", t: null, server_time: 0 });
     await device.advance(2_000);
     await device.close(1006);
     expect((device.timers.get("connect") ?? 0) - device.now).toBe(250);
@@ -773,7 +763,7 @@ describe("heartbeats", () => {
     expect(beats(device)).toBe(0);
     await device.advance(1);
     expect(beats(device)).toBe(1);
-    await device.frame({ type: "heartbeat" });
+    await device.frame({ type: "heartbeat", t: null, server_time: 0 });
     await device.advance(4_999);
     expect(beats(device)).toBe(1);
   });
@@ -877,13 +867,12 @@ describe("a disk that fails", () => {
     after.open();
     await after.welcome({ n: 11 }, { version: 2, seq: 2, seq_at: two?.at ?? 0 });
     expect(after.asked).not.toBeNull();
-    const client_id = device.core.clientId;
     after.feed({
       type: "history",
       commits: [one, two].map((change) => ({
         at: 1,
         client_at: change?.at ?? 0,
-        by: { client_id, seq: change?.seq ?? 0 },
+        by: by(device.core.clientId, change?.seq ?? 0),
       })),
     });
     await after.settle();

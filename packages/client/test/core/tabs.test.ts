@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { Operation } from "../../src/core/wire";
-import { commit, Device, durableMemory } from "../support/device";
+import { Device, durableMemory } from "../support/device";
+import { by, commit } from "../support/frames";
 
 const set = (path: string, value: number): Operation => ({ op: "set", path, value });
 const type = (index: number, insert: string): Operation => ({
@@ -87,12 +88,7 @@ describe("one outbox for all tabs (protocol, 'The outbox')", () => {
     follower.open();
     expect(follower.hello).toMatchObject({ client_id: leader.core.clientId, seq: 0, epoch: "E" });
     await follower.resumed(
-      [
-        commit(1, [{ op: "replace", path: "/a", value: 1 }], {
-          client_id: leader.core.clientId,
-          seq: 1,
-        }),
-      ],
+      [commit(1, [{ op: "replace", path: "/a", value: 1 }], by(leader.core.clientId, 1))],
       { seq: 1, seq_at: leader.now },
     );
     expect(follower.changes.map(({ seq }) => seq)).toEqual([2]);
@@ -105,8 +101,8 @@ describe("one outbox for all tabs (protocol, 'The outbox')", () => {
     const mine = await follower.stored(set("/a", 2));
     await look(leader);
     await leader.frame({ type: "error", code: "seq_reused", message: "" });
-    const by = { client_id: leader.core.clientId, seq: 1 };
-    leader.feed({ type: "history", commits: [{ by, at: 1, client_at: leader.now }] });
+    const author = by(leader.core.clientId, 1);
+    leader.feed({ type: "history", commits: [{ by: author, at: 1, client_at: leader.now }] });
     // Meanwhile the follower goes on under the old name.
     const late = await follower.stored(set("/a", 3));
     await leader.settle();

@@ -17,6 +17,7 @@ import type {
 import { memoryStore } from "../../src/kv/memory";
 import type { Store } from "../../src/kv/store";
 import { read, transact } from "../../src/outbox";
+import { by, commit, welcome } from "./frames";
 
 let made = 0;
 
@@ -69,10 +70,10 @@ export class Device {
   }
 
   /** Connects, and is welcomed with a state. */
-  async join(state: JsonObject = {}, welcome: Partial<Welcome> = {}): Promise<this> {
+  async join(state: JsonObject = {}, given: Partial<Welcome> = {}): Promise<this> {
     await this.start();
     this.open();
-    await this.welcome(state, welcome);
+    await this.welcome(state, given);
     return this;
   }
 
@@ -87,31 +88,13 @@ export class Device {
     this.open();
   }
 
-  async welcome(state: JsonObject, welcome: Partial<Welcome> = {}): Promise<void> {
-    await this.frame({
-      type: "initial_state",
-      epoch: "E",
-      version: 0,
-      state,
-      seq: 0,
-      seq_at: null,
-      reconnect_jitter_ms: 1_000,
-      heartbeat: { interval_ms: 5_000, timeout_ms: 15_000 },
-      ...welcome,
-    });
+  async welcome(state: JsonObject, given: Partial<Welcome> = {}): Promise<void> {
+    await this.frame({ type: "initial_state", ...welcome(given), state });
   }
 
-  async resumed(commits: Commit[], welcome: Partial<Welcome> = {}): Promise<void> {
+  async resumed(commits: Commit[], given: Partial<Welcome> = {}): Promise<void> {
     const version = commits.at(-1)?.version ?? this.core.replica.confirmed?.version ?? 0;
-    await this.frame({
-      type: "resumed",
-      epoch: "E",
-      version,
-      commits,
-      seq: 0,
-      seq_at: null,
-      ...welcome,
-    });
+    await this.frame({ type: "resumed", ...welcome({ version, ...given }), commits });
   }
 
   async frame(frame: ServerFrame): Promise<void> {
@@ -121,7 +104,7 @@ export class Device {
 
   /** Acknowledges the oldest change in flight, as a commit with this patch. */
   async acknowledge(version: number, patch: Commit["patch"], seq: number): Promise<void> {
-    await this.frame(commit(version, patch, { client_id: this.core.clientId, seq }));
+    await this.frame(commit(version, patch, by(this.core.clientId, seq)));
   }
 
   change(...ops: Operation[]): string {
@@ -248,15 +231,6 @@ export class Device {
       this.#storing = null;
     })();
   }
-}
-
-export function commit(
-  version: number,
-  patch: Commit["patch"],
-  by: Commit["by"] = { client_id: "other", seq: 1 },
-  more: Partial<Commit> = {},
-): Commit {
-  return { type: "state_update", version, patch, by, at: 1, ...more };
 }
 
 /** A memory that says it were a disk. */

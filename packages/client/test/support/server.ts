@@ -5,13 +5,21 @@
 
 import { clone, type JsonObject } from "../../src/core/json";
 import { applyAll } from "../../src/core/ops";
-import type { ClientFrame, Commit, PatchOperation, ServerFrame } from "../../src/core/wire";
+import type {
+  By,
+  ClientFrame,
+  Commit,
+  PatchOperation,
+  Rejected,
+  ServerFrame,
+} from "../../src/core/wire";
 import type { SocketLike } from "../../src/env";
+import { by, commit, rejected, welcome } from "./frames";
 
 interface SessionRecord {
   state: JsonObject;
   commits: Commit[];
-  clients: Map<string, { seq: number; at: number | null; rejected: Map<number, ServerFrame> }>;
+  clients: Map<string, { seq: number; at: number | null; rejected: Map<number, Rejected> }>;
   sockets: Map<string, FakeSocket>;
 }
 
@@ -82,11 +90,12 @@ export class FakeServer {
   receive(socket: FakeSocket, frame: ClientFrame): void {
     if (frame.type === "hello") return this.#greet(socket, frame);
     const session = this.session(socket.id);
-    if (frame.type === "heartbeat") return socket.tell({ type: "heartbeat", t: frame.t });
+    if (frame.type === "heartbeat")
+      return socket.tell({ type: "heartbeat", t: frame.t ?? null, server_time: 0 });
     if (frame.type === "presence") {
       for (const other of session.sockets.values()) {
         if (other !== socket)
-          other.tell({ type: "presence", device_id: socket.device, data: frame.data });
+          other.tell({ type: "presence", device_id: socket.device, data: frame.data ?? null });
       }
     }
     if (frame.type === "change") this.#decide(socket, session, frame);
@@ -96,16 +105,16 @@ export class FakeServer {
     id: string,
     patch: PatchOperation[],
     state: JsonObject,
-    by: Commit["by"],
+    author: By,
     clientAt: number,
   ): void {
     const session = this.session(id);
     session.state = state;
     const version = session.commits.length + 1;
-    const commit: Commit = { type: "state_update", version, patch, by, at: clientAt - 7 };
-    this.#sentAt.set(commit, clientAt);
-    session.commits.push(commit);
-    if (!this.mute) for (const socket of session.sockets.values()) socket.tell(commit);
+    const made = commit(version, patch, author, { at: clientAt - 7 });
+    this.#sentAt.set(made, clientAt);
+    session.commits.push(made);
+    if (!this.mute) for (const socket of session.sockets.values()) socket.tell(made);
   }
 
   #greet(socket: FakeSocket, hello: ClientFrame & { type: "hello" }): void {
@@ -113,8 +122,8 @@ export class FakeServer {
     const refused = this.gate(hello);
     if (refused !== null) return socket.end(refused);
     let session = this.sessions.get(socket.id);
-    const created = !session && hello.create !== undefined;
-    if (created) session = this.create(socket.id, hello.create?.state);
+    const created = !session && hello.create != null;
+    if (created) session = this.create(socket.id, hello.create?.state ?? {});
     if (!session) return socket.end(4404);
     session.sockets.get(hello.client_id)?.end(4409);
     session.sockets.set(hello.client_id, socket);
@@ -126,23 +135,22 @@ export class FakeServer {
       rejected: new Map(),
     };
     session.clients.set(hello.client_id, client);
-    const common = {
-      epoch: "E",
+    const common = welcome({
+      session_id: socket.id,
       version: session.commits.length,
       seq: client.seq,
       seq_at: client.at,
-      rejected: [...client.rejected].filter(([seq]) => seq > hello.seq).map(([, frame]) => frame),
+      rejected: [...client.rejected]
+        .filter(([seq]) => seq > (hello.seq ?? 0))
+        .map(([, frame]) => frame),
       created,
-      devices: [],
-      conflicts: [],
-      heartbeat: { interval_ms: 5_000, timeout_ms: 15_000 },
       reconnect_jitter_ms: 20,
-    };
-    const { version } = hello;
+    });
+    const { version = null } = hello;
     socket.tell(
-      (hello.epoch === "E" && version !== null
+      hello.epoch === "E" && version !== null
         ? { type: "resumed", ...common, commits: session.commits.slice(version) }
-        : { type: "initial_state", ...common, state: session.state }) as ServerFrame,
+        : { type: "initial_state", ...common, state: session.state },
     );
   }
 
@@ -161,16 +169,16 @@ export class FakeServer {
     }
     client.seq = frame.seq;
     client.at = frame.at;
-    const by = { client_id: socket.client, seq: frame.seq, device_id: socket.device };
+    const author = { ...by(socket.client, frame.seq), device_id: socket.device };
     const code = this.judge(frame);
     if (code !== null) {
-      const refusal = { type: "rejected", seq: frame.seq, code, message: "refused" } as const;
+      const refusal = rejected(frame.seq, code);
       client.rejected.set(frame.seq, refusal);
       if (!this.mute) socket.tell(refusal);
       return;
     }
     const state = applyAll(session.state, frame.ops) as JsonObject;
-    this.commit(socket.id, [{ op: "replace", path: "", value: state }], state, by, frame.at);
+    this.commit(socket.id, [{ op: "replace", path: "", value: state }], state, author, frame.at);
   }
 }
 

@@ -6,6 +6,7 @@
 
 import { carry, type Edit, plain, points, splice, spliced } from "../../src/core/text";
 import type { Change, Commit, Operation, PatchOperation } from "../../src/core/wire";
+import { by, commit } from "./frames";
 
 interface Seat {
   seq: number;
@@ -56,15 +57,9 @@ export class TextServer {
       if (name !== client) other.unseen.push({ version, edits });
     }
     if (before !== this.text) this.#at = Math.max(this.#at, change.at);
-    const commit: Commit = {
-      type: "state_update",
-      version,
-      patch,
-      by: { client_id: client, seq: change.seq },
-      at: change.at,
-    };
-    this.commits.push(commit);
-    return commit;
+    const made = commit(version, patch, by(client, change.seq), { at: change.at });
+    this.commits.push(made);
+    return made;
   }
 
   #splices(seat: Seat, change: Change): { patch: PatchOperation[]; edits: readonly Edit[] } {
