@@ -22,13 +22,14 @@ from typing import Annotated, Final
 import structlog
 import typer
 import uvicorn
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from reattach import logs
 from reattach.errors import ReattachError
 from reattach.server.app import Reattach
 from reattach.server.uvicorn_ws import UvicornProtocol
+from reattach.typescript import of_model
 
 __all__ = ["main"]
 
@@ -119,12 +120,61 @@ def serve(
     """Serve sessions until SIGTERM or SIGINT."""
     del auth  # there is one way only, and `_load` says where it does not go
     logs.configure(log_level.value, json=json_logs)
-    try:
+    with _in_one_line():
         served = _load(app, database)
         _check_host(served, host)
         sockets = _bind(host, port)
         server = _Server(served, sockets, partial(_say_ready, host, sockets))
         server.run()
+
+
+@main.command()
+def types(
+    model: Annotated[
+        str,
+        typer.Argument(help="The model of a session's state, as package.module:Model."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write this file, in place of the standard output."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing, and fail where the file is not up to date."),
+    ] = False,
+) -> None:
+    """Write the TypeScript of a session's schema, for connect<State>() and the hooks."""
+    with _in_one_line():
+        _write_types(model, output, check=check)
+
+
+def _write_types(model: str, output: Path | None, *, check: bool) -> None:
+    if check and output is None:
+        raise _Refused("expected a file to check: name it with --output", _WRONG)
+    found = _find(model, "package.module:Model")
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise _Refused(f"expected {model} to be a pydantic model, got {_kind(found)}", _WRONG)
+    head = f"// Made by: reattach types {model}\n// Change the model, and make it anew.\n\n"
+    made = head + of_model(found)
+    try:
+        if output is None:
+            typer.echo(made, nl=False)
+        elif not check:
+            output.write_text(made, encoding="utf-8")
+        elif not output.exists() or output.read_text(encoding="utf-8") != made:
+            raise _Refused(
+                f"expected {output} to be what {model} says, and it is not: run reattach types"
+                f" {model} --output {output}"
+            )
+    except OSError as error:
+        raise _Refused(f"cannot use {output}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """End with a line and an exit code where something is in the way."""
+    try:
+        yield
     except _Refused as refused:
         _err.print(f"reattach: {refused}", markup=False)
         raise typer.Exit(refused.code) from None
@@ -243,9 +293,17 @@ def _load(app: str | None, database: str | None) -> Reattach:
 
 
 def _import(name: str) -> Reattach:
+    found = _find(name, "--app package.module:attribute")
+    if not isinstance(found, Reattach):
+        raise _Refused(f"expected {name} to be a Reattach, got {_kind(found)}: see --app", _WRONG)
+    return found
+
+
+def _find(name: str, expected: str) -> object:
+    """Return what an import string names, None where its module has no such thing."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise _Refused(f"expected --app package.module:attribute, got {name!r}", _WRONG)
+        raise _Refused(f"expected {expected}, got {name!r}", _WRONG)
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
@@ -254,16 +312,17 @@ def _import(name: str) -> Reattach:
             raise  # it is there and wants something that is not: its traceback says what
         raise _Refused(
             f"there is no module {module_name!r} (No module named {error.name!r}), looked for in"
-            f" {Path.cwd()} and among what is installed: see --app",
+            f" {Path.cwd()} and among what is installed: expected {expected}",
             _WRONG,
         ) from None
     found: object = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, Reattach):
-        kind = "nothing" if found is None else f"an object of type {type(found).__name__}"
-        raise _Refused(f"expected {name} to be a Reattach, got {kind}: see --app", _WRONG)
     return found
+
+
+def _kind(found: object) -> str:
+    return "nothing" if found is None else f"an object of type {type(found).__name__}"
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -247,8 +247,7 @@ def _key(name: str) -> str:
 
 def _bracketed(kind: str) -> str:
     """Brackets where an operator would bind less than what follows."""
-    plain = kind[:1] in '{["' or " " not in kind
-    return kind if plain and " | " not in kind and " & " not in kind else f"({kind})"
+    return f"({kind})" if " | " in kind or " & " in kind else kind
 
 
 def _fitted(head: str, options: Sequence[str], indent: str) -> str:

@@ -19,8 +19,10 @@ import { type Line, openLine } from "./socket.js";
 import { claimSlot, joinTabs, type Tabs } from "./tabs.js";
 
 /** What is read of a state: frozen all the way down. Change it with `session.update`. */
-export type DeepReadonly<T> = T extends (infer Item)[]
-  ? readonly DeepReadonly<Item>[]
+export type DeepReadonly<T> = T extends readonly (infer Item)[]
+  ? number extends T["length"]
+    ? readonly DeepReadonly<Item>[]
+    : { readonly [At in keyof T]: DeepReadonly<T[At]> }
   : T extends object
     ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
     : T;
