@@ -355,6 +355,7 @@ async def test_without_a_disk_nothing_pretends_to_be_saved(
     words = await words_of(page)
     await type_into(page, "watch")
     await expect(saved(page)).to_have_text("Not saved")
+    await expect(page.locator("#verdict")).to_have_text("It counts when you go on.")
     assert await words.evaluate("words => words") == ["Saved", "Not saved"]
     await server.restart()
     await back(page)
@@ -384,6 +385,7 @@ async def test_a_full_disk_is_told_and_the_work_goes_on(
     words = await words_of(page)
     await type_into(page, "watch")
     await expect(saved(page)).to_have_text("Not saved")
+    await expect(page.locator("#verdict")).to_have_text("It counts when you go on.")
     assert await words.evaluate("words => words") == ["Saved", "Not saved"]
     await server.restart()
     await back(page)

@@ -1,6 +1,7 @@
 /** One gap: what is asked, what stands there, its form, and what the server said of the answer. */
 
 import { type FormEvent, type KeyboardEvent, memo } from "react";
+import type { Status } from "reattach";
 import { useSession, useStatus } from "reattach-react";
 import { ANSWER, GapForm } from "./form";
 import { afterPress } from "./pointer";
@@ -30,7 +31,7 @@ export const Question = memo(function Question(props: QuestionProps) {
   const { gap, step, steps, onType, goTo } = props;
   const session = useSession<State>();
   const answer = useSession((state: Shown) => answerTo(state, gap), sameAnswer);
-  const online = useStatus().connection === "online";
+  const status = useStatus();
   const progress = progressOf(gap, answer);
   const now = () => answerTo(session.state, gap);
 
@@ -105,7 +106,7 @@ export const Question = memo(function Question(props: QuestionProps) {
         />
       </div>
       <p className="verdict" id="verdict" data-progress={progress} aria-live="polite">
-        {said(gap, progress, online)}
+        {said(gap, progress, status)}
       </p>
       <Suggestions
         gap={gap}
@@ -167,16 +168,19 @@ function hint(gap: GapShown): string {
     : gap.description;
 }
 
-function said(gap: GapShown, progress: Progress, online: boolean): string {
+function said(gap: GapShown, progress: Progress, { connection, storage }: Status): string {
+  // Without a disk only the server keeps anything: where the work is says the page's top.
+  const kept = storage === "memory" ? "" : "Kept";
   switch (progress) {
     case "resolved":
       return "Resolved.";
     case "wrong":
       return gap.problem ?? "";
     case "unchecked":
-      return online ? "Being checked…" : "Kept. It is checked when the server is back.";
+      if (connection === "online") return "Being checked…";
+      return `${kept && `${kept}. `}It is checked when the server is back.`;
     case "begun":
-      return "Kept as you type. It counts when you go on.";
+      return `${kept && `${kept} as you type. `}It counts when you go on.`;
     case "open":
       return gap.problem ?? "";
   }
