@@ -4,9 +4,11 @@ import type { Rejected } from "./core/outbox.js";
 import {
   type Found,
   type Meta,
+  NO_TERMS,
   rows,
   type StoredChange,
   type StoredCommit,
+  type Terms,
 } from "./core/outbox.js";
 import type { Confirmed } from "./core/replica.js";
 import type { SessionCore } from "./core/session.js";
@@ -31,6 +33,7 @@ export async function read(tx: Transaction, prefix: string, mark: Mark): Promise
   const commits = await range(rows.commit(from + 1), rows.end("commit/"));
   const rejected = await range(rows.rejectedAll, rows.end(rows.rejectedAll));
   const conflicts = (await tx.get(prefix + rows.conflicts)) ?? [];
+  const terms = (await tx.get(prefix + rows.terms)) ?? NO_TERMS;
   return {
     meta,
     all,
@@ -39,6 +42,7 @@ export async function read(tx: Transaction, prefix: string, mark: Mark): Promise
     commits: commits as StoredCommit[],
     rejected: rejected as Rejected[],
     conflicts: conflicts as Conflict[],
+    terms: terms as Terms,
   };
 }
 

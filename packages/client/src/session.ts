@@ -114,6 +114,8 @@ export interface SessionEvents {
   sessionRestored: unknown;
   changeRejected: { ref: string; code: string; message: string };
   conflictDetected: ConflictRecord;
+  /** The application is too old for the session's schema: see `status.readOnly`. Reload it. */
+  upgradeRequired: { message: string };
   /**
    * The server's history was lost (a backup was restored). `lost.state` is what this device had
    * confirmed before; what the server had not decided has been sent again.
@@ -269,6 +271,19 @@ export class Session<State extends object = JsonObject> extends EventTarget {
       this.#rejected = Object.freeze(list.map((one) => this.#rejectedChange(one)));
     }
     return this.#rejected;
+  }
+
+  /**
+   * How concurrent writes of a field merge, by its path with `*` for any token: `latest` where
+   * nothing is said. As the server last said, offline too; empty without a schema.
+   */
+  get policies(): Readonly<Record<string, string>> {
+    return this.#core.terms.policies;
+  }
+
+  /** The session's schema, as the server last said; null without one. */
+  get schema(): { readonly name: string; readonly version: number } | null {
+    return this.#core.terms.schema;
   }
 
   /** The session's devices, as the server last said. */

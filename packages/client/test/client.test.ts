@@ -510,6 +510,17 @@ describe("lists with actions", () => {
   });
 });
 
+test("policies and schema are those of the welcome", async () => {
+  server.terms = { policies: { "/title": "text" }, schema: { name: "Doc", version: 2 } };
+  const { session, ready } = profile.open<Doc>();
+  expect(session.policies).toEqual({});
+  expect(session.schema).toBeNull();
+  await ready;
+  await until(() => session.status.connection === "online");
+  expect(session.policies).toEqual({ "/title": "text" });
+  expect(session.schema).toEqual({ name: "Doc", version: 2 });
+});
+
 describe("values of this device alone", () => {
   test("are kept with the session, and never sent", async () => {
     const page = profile.open<Doc>();

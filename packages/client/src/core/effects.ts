@@ -49,6 +49,8 @@ export interface LineView {
   readonly connection: Connection;
   readonly error: { readonly code: string; readonly message: string } | null;
   readonly devices: readonly DeviceStatus[];
+  /** The server takes no changes from an application as old as this one. */
+  readonly readOnly: boolean;
 }
 
 export type SessionEvent =
@@ -62,6 +64,7 @@ export type SessionEvent =
       readonly detail: { readonly ref: string; readonly code: string; readonly message: string };
     }
   | { readonly type: "conflictDetected"; readonly detail: Conflict }
+  | { readonly type: "upgradeRequired"; readonly detail: { readonly message: string } }
   | { readonly type: "historyLost"; readonly detail: { readonly lost: Confirmed } }
   | { readonly type: "saved"; readonly detail: { readonly version: number } }
   | { readonly type: "checkpointSaved"; readonly detail: { readonly checkpoint: unknown } }

@@ -7,13 +7,15 @@
  */
 
 import type { Effect } from "./effects.js";
-import { freeze } from "./json.js";
+import { equal, freeze } from "./json.js";
 import {
   type Found,
   type Meta,
+  NO_TERMS,
   type Rejected,
   rows,
   type StoredCommit,
+  type Terms,
   type Write,
 } from "./outbox.js";
 import { type Confirmed, type Pending, Replica } from "./replica.js";
@@ -28,6 +30,7 @@ interface Dirty {
   meta: boolean;
   snapshot: boolean;
   conflicts: boolean;
+  terms: boolean;
   /** Characters of JSON in `commits`. */
   weight: number;
   commits: StoredCommit[];
@@ -40,6 +43,7 @@ export class Ledger {
   readonly replica = new Replica();
   rejected: ReadonlyMap<string, Rejected> = new Map();
   readonly conflicts = new Map<string, Conflict>();
+  terms: Terms = NO_TERMS;
 
   clientId = "";
   /** The highest number whose decision is known, and its change's `at` where that is known too. */
@@ -141,6 +145,7 @@ export class Ledger {
     if (dirty.conflicts || dirty.all) {
       writes.push({ key: rows.conflicts, value: [...this.conflicts.values()] });
     }
+    if (dirty.terms || dirty.all) writes.push({ key: rows.terms, value: this.terms });
     const meta: Meta = {
       rev: (before?.rev ?? 0) + 1,
       generation: (before?.generation ?? 0) + (dirty.all ? 1 : 0),
@@ -263,7 +268,7 @@ export class Ledger {
   }
 
   /** Moves the confirmed state to what the leading tab wrote. */
-  #catchUp({ meta, snapshot, commits, conflicts }: Found): void {
+  #catchUp({ meta, snapshot, commits, conflicts, terms }: Found): void {
     const { replica } = this;
     const have = replica.confirmed;
     if (snapshot && !(have?.epoch === snapshot.epoch && have.version >= snapshot.version)) {
@@ -277,6 +282,7 @@ export class Ledger {
     }
     this.conflicts.clear();
     for (const conflict of conflicts) this.conflicts.set(conflict.id, conflict);
+    if (!sameTerms(terms, this.terms)) this.terms = freeze(terms);
   }
 
   // ── Names and numbers ──────────────────────────────────────────────────────────────────────────
@@ -428,6 +434,17 @@ export class Ledger {
     for (const conflict of freeze(open)) this.conflicts.set(conflict.id, conflict);
     this.#dirty.conflicts = true;
   }
+
+  /** What a welcome says of the schema. */
+  setTerms(terms: Terms): void {
+    if (sameTerms(terms, this.terms)) return;
+    this.terms = freeze(terms);
+    this.#dirty.terms = true;
+  }
+}
+
+function sameTerms(one: Terms, other: Terms): boolean {
+  return equal(one.policies, other.policies) && equal({ ...one.schema }, { ...other.schema });
 }
 
 function clean(): Dirty {
@@ -436,6 +453,7 @@ function clean(): Dirty {
     meta: false,
     snapshot: false,
     conflicts: false,
+    terms: false,
     weight: 0,
     commits: [],
     drops: [],
@@ -445,7 +463,7 @@ function clean(): Dirty {
 }
 
 function isClean(dirty: Dirty): boolean {
-  const { all, meta, snapshot, conflicts, commits, drops, puts, rejected } = dirty;
+  const { all, meta, snapshot, conflicts, terms, commits, drops, puts, rejected } = dirty;
   const rows = commits.length + drops.length + puts.size + rejected.size;
-  return !(all || meta || snapshot || conflicts || rows > 0);
+  return !(all || meta || snapshot || conflicts || terms || rows > 0);
 }

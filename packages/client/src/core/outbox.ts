@@ -13,10 +13,11 @@
  * | `change/<seq>` | `StoredChange`: what the server has not decided |
  * | `rejected/<ref>` | `Rejected`: what it refused |
  * | `conflicts` | `Conflict[]`: those not settled |
+ * | `terms` | `Terms`: the schema's, as the server last said |
  */
 
 import type { Confirmed } from "./replica.js";
-import type { Change, Conflict, PatchOperation } from "./wire.js";
+import type { Change, Conflict, InitialState, PatchOperation, Schema } from "./wire.js";
 
 export interface Meta {
   /** +1 with each transaction that writes. */
@@ -40,6 +41,15 @@ export interface Meta {
   readonly weight: number;
   readonly tail: number;
 }
+
+/** What the session's schema is, and how writes of its fields merge. */
+export interface Terms {
+  readonly schema: Schema | null;
+  /** By path, with `*` for any token; `latest` where nothing is said. */
+  readonly policies: InitialState["policies"];
+}
+
+export const NO_TERMS: Terms = Object.freeze({ schema: null, policies: Object.freeze({}) });
 
 export interface StoredChange {
   readonly ref: string;
@@ -70,6 +80,7 @@ export interface Found {
   readonly commits: readonly StoredCommit[];
   readonly rejected: readonly Rejected[];
   readonly conflicts: readonly Conflict[];
+  readonly terms: Terms;
 }
 
 /** One row to put, or with `value` undefined one to delete; with `to`, all from `key` up to it. */
@@ -85,6 +96,7 @@ export const rows = {
   meta: "meta",
   snapshot: "snapshot",
   conflicts: "conflicts",
+  terms: "terms",
   rejectedAll: "rejected/",
   commit: (version: number) => `commit/${String(version).padStart(DIGITS, "0")}`,
   change: (seq: number) => `change/${String(seq).padStart(DIGITS, "0")}`,

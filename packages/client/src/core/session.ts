@@ -12,7 +12,7 @@ import { freeze, type Json } from "./json.js";
 import { Ledger } from "./ledger.js";
 import { Line } from "./line.js";
 import { prepare } from "./ops.js";
-import type { Found, Rejected, Write } from "./outbox.js";
+import type { Found, Rejected, Terms, Write } from "./outbox.js";
 import type { Pending, Replica } from "./replica.js";
 import type {
   ClientFrame,
@@ -52,6 +52,11 @@ export interface Status {
   readonly storage: "durable" | "memory";
   /** All tabs share one outbox and one connection. Not so without a secure context or storage. */
   readonly sharedTabs: boolean;
+  /**
+   * The session's schema has become too new for this application (see `schemaVersion`): the server
+   * takes none of its changes. They stay on this device until a newer application sends them.
+   */
+  readonly readOnly: boolean;
   /** Why the session is not online, or not durable; null when all is well. */
   readonly error: { readonly code: string; readonly message: string } | null;
 }
@@ -98,10 +103,11 @@ export class SessionCore {
   #sent = 0;
   /** A version was skipped; what comes before the answer is not applied. */
   #syncing = false;
-  #readOnly = false;
   /** The server said when it wants to hear a change again. */
   #resendWaits = false;
 
+  /** The server said so, and it has named no schema since that this application is made for. */
+  #readOnly = false;
   /** The patches did not fit: the next welcome brings the whole state. */
   #distrust = false;
   /** After a 4400 or 4413: up to this number, changes are sent one by one. */
@@ -137,7 +143,7 @@ export class SessionCore {
   }
 
   get status(): Status {
-    const { connection, error } = this.view;
+    const { connection, error, readOnly } = this.view;
     const { disk, diskError, kept } = this.#ledger;
     const pending = this.replica.pending.length;
     const storage = diskError === "" ? null : { code: "storage", message: diskError };
@@ -148,8 +154,14 @@ export class SessionCore {
       saved: this.#loaded && pending === 0,
       storage: disk === "works" ? "durable" : "memory",
       sharedTabs: disk === "works" && this.#exclusive,
+      readOnly,
       error: error ?? storage,
     };
+  }
+
+  /** What the server last said of the session's schema. */
+  get terms(): Terms {
+    return this.#ledger.terms;
   }
 
   /** This device's id; empty until the disk has answered. */
@@ -161,7 +173,7 @@ export class SessionCore {
   get view(): LineView {
     if (!this.#leading && this.#mirror && this.#line.at !== "closed") return this.#mirror;
     const { connection } = this.#line;
-    return { connection, error: this.#error, devices: this.devices };
+    return { connection, error: this.#error, devices: this.devices, readOnly: this.#readOnly };
   }
 
   /** The conflicts that nobody has settled, without those whose settling is on its way. */
@@ -283,6 +295,8 @@ export class SessionCore {
         if (this.#line.at === "live") this.#send({ type: "presence", data: input.data as Json });
         return;
       case "mirror":
+        if (input.line.readOnly) this.#outdated(input.line.error?.message ?? "");
+        this.#readOnly = input.line.readOnly;
         this.#mirror = input.line;
         this.devices = input.line.devices;
         this.#line.was ||= input.line.connection === "online";
@@ -322,7 +336,7 @@ export class SessionCore {
     if (this.#line.at !== "opening") return;
     this.#line.at = "greeting";
     this.#line.greet();
-    this.#readOnly = this.#resendWaits = this.#syncing = false;
+    this.#resendWaits = this.#syncing = false;
     const { device = {}, create, schemaVersion } = this.#options;
     const { confirmed } = this.replica;
     const epoch = this.#distrust ? null : (confirmed?.epoch ?? null);
@@ -514,6 +528,9 @@ export class SessionCore {
     ledger.decide(seq, seq_at);
     ledger.heard = true;
     ledger.setConflicts(frame.conflicts, frame.type === "initial_state");
+    const { schema = null, policies } = frame;
+    ledger.setTerms({ schema, policies });
+    this.#readOnly &&= schema !== null && schema.version > (this.#options.schemaVersion ?? 0);
     this.devices = freeze(frame.devices);
     this.#line.heartbeat = frame.heartbeat;
     this.#jitter = frame.reconnect_jitter_ms;
@@ -591,7 +608,7 @@ export class SessionCore {
       this.#sent = from - 1;
       return this.#flush();
     }
-    this.#readOnly ||= code === "upgrade_required";
+    if (code === "upgrade_required") this.#outdated(message);
     this.#error = { code, message };
     if (retry_after_ms !== undefined && live) {
       this.#resendWaits = true;
@@ -601,6 +618,13 @@ export class SessionCore {
       this.#line.wait(retry_after_ms * (1 + this.#options.random()), this.#now);
     }
     this.#told();
+  }
+
+  /** The application is too old: what it changes is kept here, and not sent. */
+  #outdated(message: string): void {
+    if (this.#readOnly) return;
+    this.#readOnly = true;
+    this.#event({ type: "upgradeRequired", detail: { message } });
   }
 
   /** After a decision: keeps it, and sends what may follow. */

@@ -590,19 +590,95 @@ describe("refusals and limits", () => {
     expect(device.connected).toBe(true);
   });
 
-  test("L7: a client too old for the schema stays read-only, its outbox intact", async () => {
-    const device = await new Device().join({ a: 0 });
-    await device.frame({ type: "error", code: "upgrade_required", message: "reload" });
-    await device.stored(set("/a", 1));
-    expect(device.changes).toEqual([]);
-    expect(device.core.status).toMatchObject({
-      connection: "online",
-      pending: 1,
-      savedOnDevice: true,
-      error: { code: "upgrade_required", message: "reload" },
+  describe("a client too old for the schema", () => {
+    const schema = (version: number) => ({ schema: { name: "Draft", version } });
+    const tooOld = { type: "error", code: "upgrade_required", message: "reload" } as const;
+
+    async function outdated(store = durableMemory()): Promise<Device> {
+      const device = await new Device(store, { schemaVersion: 1 }).join({ a: 0 }, schema(3));
+      await device.frame(tooOld);
+      return device;
+    }
+
+    test("L7: stays read-only, its outbox intact", async () => {
+      const device = await outdated();
+      await device.stored(set("/a", 1));
+      expect(device.changes).toEqual([]);
+      expect(device.core.status).toMatchObject({
+        connection: "online",
+        pending: 1,
+        savedOnDevice: true,
+        readOnly: true,
+        error: { code: "upgrade_required", message: "reload" },
+      });
+      await device.frame(commit(1, added("/b", 1)));
+      expect(device.shown).toEqual({ a: 1, b: 1 });
     });
-    await device.frame(commit(1, added("/b", 1)));
-    expect(device.shown).toEqual({ a: 1, b: 1 });
+
+    test("L7: the application is told once, and nothing is sent on the next lines either", async () => {
+      const device = await outdated();
+      await device.stored(set("/a", 1));
+      await device.close(1006);
+      await device.reopen();
+      await device.resumed([], schema(3));
+      expect(device.changes).toEqual([]);
+      await device.frame(tooOld);
+      const told = device.events.filter(({ type }) => type === "upgradeRequired");
+      expect(told).toEqual([{ type: "upgradeRequired", detail: { message: "reload" } }]);
+    });
+
+    test("L7: goes on where the server has a schema again that it is made for", async () => {
+      const device = await outdated();
+      await device.stored(set("/a", 1));
+      await device.close(1012);
+      await device.reopen();
+      await device.resumed([], schema(1));
+      expect(device.core.status).toMatchObject({ readOnly: false, error: null });
+      expect(device.changes).toMatchObject([{ seq: 1, schema_version: 1 }]);
+    });
+
+    test("L7: the next version of the application sends what the old one kept", async () => {
+      const store = durableMemory();
+      await (await outdated(store)).stored(set("/a", 1));
+      const newer = await new Device(store, { schemaVersion: 3 }).start();
+      newer.open();
+      expect(newer.hello).toMatchObject({ schema_version: 3 });
+      await newer.resumed([], schema(3));
+      await newer.stored(set("/b", 1));
+      // Each under the version that it was made for: the server knows what became of its fields.
+      expect(newer.changes).toMatchObject([
+        { seq: 1, schema_version: 1, ops: [set("/a", 1)] },
+        { seq: 2, schema_version: 3 },
+      ]);
+      const ref = newer.core.replica.pending[0]?.ref;
+      await newer.frame(rejected(1, "schema_changed", "/a"));
+      expect(newer.events.at(-1)).toMatchObject({
+        type: "changeRejected",
+        detail: { ref, code: "schema_changed" },
+      });
+      expect([...newer.core.rejected.values()]).toMatchObject([
+        { code: "schema_changed", path: "/a", change: { ops: [set("/a", 1)] } },
+      ]);
+      expect(newer.shown).toEqual({ a: 0, b: 1 });
+    });
+  });
+
+  test("the welcome's policies and schema are kept for when there is no server", async () => {
+    const store = durableMemory();
+    const terms = { policies: { "/t": "text" }, schema: { name: "Draft", version: 2 } };
+    const device = await new Device(store).join({ t: "" }, terms);
+    expect(device.core.terms).toEqual(terms);
+    const { policies } = device.core.terms;
+    await device.close(1006);
+    await device.reopen();
+    await device.resumed([], terms);
+    expect(device.core.terms.policies).toBe(policies);
+    expect((await new Device(store).start()).core.terms).toEqual(terms);
+    await device.close(1006);
+    await device.reopen();
+    await device.resumed([], { policies: {} });
+    expect(device.core.terms).toEqual({ policies: {}, schema: null });
+    expect((await new Device(store).start()).core.terms).toEqual({ policies: {}, schema: null });
   });
 
   test.each([4400, 4413])(

@@ -133,6 +133,18 @@ describe("one outbox for all tabs (protocol, 'The outbox')", () => {
     expect(follower.core.replica.pending.map(({ change }) => change.epoch)).toEqual(["E", "F"]);
   });
 
+  test("L7: a follower hears that the application is too old, and keeps what it changes", async () => {
+    const { leader, follower } = await pair();
+    await leader.frame({ type: "error", code: "upgrade_required", message: "reload" });
+    for (let i = 0; i < 2; i++) follower.feed({ type: "mirror", line: leader.core.view });
+    expect(follower.core.status).toMatchObject({ readOnly: true, connection: "online" });
+    expect(follower.events).toEqual([{ type: "upgradeRequired", detail: { message: "reload" } }]);
+    await follower.stored(set("/a", 1));
+    await look(leader);
+    expect(leader.changes).toEqual([]);
+    expect(leader.core.status).toMatchObject({ pending: 1, savedOnDevice: true });
+  });
+
   test("a follower mirrors what the leader's line does", async () => {
     const { leader, follower } = await pair();
     expect(follower.core.status.connection).toBe("connecting");

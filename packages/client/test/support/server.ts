@@ -12,6 +12,7 @@ import type {
   PatchOperation,
   Rejected,
   ServerFrame,
+  Welcome,
 } from "../../src/core/wire";
 import type { SocketLike } from "../../src/env";
 import { by, commit, rejected, welcome } from "./frames";
@@ -27,6 +28,8 @@ export class FakeServer {
   up = true;
   /** What is decided is not told: every acknowledgement is lost. */
   mute = false;
+  /** What each welcome says beside what this server knows. */
+  terms: Partial<Welcome> = {};
   hellos: (ClientFrame & { type: "hello" })[] = [];
   changes: [clientId: string, seq: number][] = [];
   /** Answers why a hello is turned away. */
@@ -145,6 +148,7 @@ export class FakeServer {
         .map(([, frame]) => frame),
       created,
       reconnect_jitter_ms: 20,
+      ...this.terms,
     });
     const { version = null } = hello;
     socket.tell(
