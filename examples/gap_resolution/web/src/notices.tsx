@@ -111,7 +111,7 @@ function useAbove(id: string, watched: boolean): boolean {
         if (last) setAbove(!last.isIntersecting && last.boundingClientRect.top < 0);
       },
       // What is behind the page's top is out of sight, too.
-      { rootMargin: "-112px 0px 0px" },
+      { rootMargin: "-136px 0px 0px" },
     );
     observer.observe(element);
     return () => observer.disconnect();
