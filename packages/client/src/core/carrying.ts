@@ -70,21 +70,31 @@ export function carried(
   let first = incoming;
   if (first.length === 0 || !ops.some((operation) => writes(operation, path))) return [ops, first];
   const list: Operation[] = [];
+  let moved = false;
   for (const operation of ops) {
     if (operation.op === "splice" && operation.path === path) {
-      const [after, then] = carry(
-        first,
-        spliced(operation.index, operation.delete, operation.insert),
-      );
+      const own = spliced(operation.index, operation.delete, operation.insert);
+      const [after, then] = carry(first, own);
       first = after;
-      list.push(...splices(path, then));
+      if (same(own, then)) list.push(operation);
+      else {
+        list.push(...splices(path, then));
+        moved = true;
+      }
     } else {
       // A write of the whole text: what came before it is not there any more.
       if (writes(operation, path)) first = [];
       list.push(operation);
     }
   }
-  return [Object.freeze(list), first];
+  return [moved ? Object.freeze(list) : ops, first];
+}
+
+function same(one: readonly Edit[], other: readonly Edit[]): boolean {
+  return (
+    one.length === other.length &&
+    one.every(({ pos, len }, at) => pos === other[at]?.pos && len === other[at].len)
+  );
 }
 
 /** The paths of the texts that operations edit. */

@@ -14,6 +14,7 @@ import {
   NO_TERMS,
   type Rejected,
   rows,
+  type StoredChange,
   type StoredCommit,
   type Terms,
   type Write,
@@ -109,6 +110,12 @@ export class Ledger {
     const collided = found !== null && this.#absorb(found);
     this.#number();
     const dirty = this.#dirty;
+    const { moved } = this.replica;
+    // Of what the line brings, only who has it writes what it does to the others.
+    if (this.heard && moved.size > 0) {
+      for (const one of this.replica.pending) if (moved.has(one)) dirty.puts.add(one);
+    }
+    moved.clear();
     if (isClean(dirty)) {
       this.#writing = null;
       return { writes: [], collided };
@@ -136,8 +143,9 @@ export class Ledger {
       writes.push({ key: rows.rejectedAll, to: rows.end(rows.rejectedAll) });
     }
     for (const seq of dirty.drops) writes.push({ key: rows.change(seq) });
-    for (const { ref, change } of puts) {
-      writes.push({ key: rows.change(change.seq), value: { ref, change } });
+    for (const { ref, change, view } of puts) {
+      const value: StoredChange = { ref, change, ...(view !== change.ops && { view }) };
+      writes.push({ key: rows.change(change.seq), value });
     }
     for (const [ref, rejected] of dirty.all ? this.rejected : dirty.rejected) {
       writes.push({ key: rows.rejected(ref), value: rejected ?? undefined });
@@ -236,14 +244,15 @@ export class Ledger {
     }
     const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
     let collided = false;
-    for (const { ref, change } of found.changes) {
+    for (const { ref, change, view } of found.changes) {
       const here = known.get(ref);
       freeze(change);
+      freeze(view);
       if (!here) {
         // Numbers of a name that this client replaces: it gets another.
         const own = replacing ? { ...change, seq: 0 } : change;
         collided ||= own.seq > 0 && replica.pending.some((one) => one.change.seq === own.seq);
-        replica.addBefore({ ref, change: own, view: own.ops, stored: !replacing });
+        replica.addBefore({ ref, change: own, view: view ?? own.ops, stored: !replacing });
       } else if (!replacing) {
         here.change = change;
         here.stored = true;

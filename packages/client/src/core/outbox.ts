@@ -17,7 +17,7 @@
  */
 
 import type { Confirmed } from "./replica.js";
-import type { Change, Conflict, InitialState, PatchOperation, Schema } from "./wire.js";
+import type { Change, Conflict, InitialState, Operation, PatchOperation, Schema } from "./wire.js";
 
 export interface Meta {
   /** +1 with each transaction that writes. */
@@ -54,6 +54,8 @@ export const NO_TERMS: Terms = Object.freeze({ schema: null, policies: Object.fr
 export interface StoredChange {
   readonly ref: string;
   readonly change: Change;
+  /** Its operations as they read over the newest confirmed version, where that is another way. */
+  readonly view?: readonly Operation[];
 }
 
 export interface StoredCommit {

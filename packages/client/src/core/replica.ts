@@ -35,6 +35,8 @@ export class Replica {
   confirmed: Confirmed | null = null;
   /** In their order: first those with numbers, which have no gaps, then those without. */
   pending: Pending[] = [];
+  /** Those whose `view` became another one. */
+  readonly moved = new Set<Pending>();
   #shown: Json | undefined;
   /** The paths of the texts that pending changes edit; of some, they are decided by now. */
   readonly #texts = new Set<string>();
@@ -55,7 +57,7 @@ export class Replica {
     const open = this.pending.findIndex(({ change }) => change.seq === 0 || change.seq > decided);
     if (this.confirmed && open >= 0) {
       const before = over(this.confirmed.state, this.pending.slice(0, open));
-      carryViews(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
+      this.#carry(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
     }
     this.confirmed = confirmed;
     this.#shown = undefined;
@@ -85,7 +87,7 @@ export class Replica {
     if (this.confirmed) {
       const before = over(this.confirmed.state, this.pending.slice(0, mine));
       const texts = done(before, pending.view, this.#texts);
-      carryViews(this.pending.slice(mine), texts);
+      this.#carry(this.pending.slice(mine), texts);
     }
     this.#push(pending, mine);
     this.#overtake(mine + 1);
@@ -109,7 +111,7 @@ export class Replica {
     if (this.confirmed && this.pending.length > index + 1) {
       const before = over(this.confirmed.state, this.pending.slice(0, index));
       const texts = compare(applyLoosely(before, one.view), before, this.#texts);
-      carryViews(this.pending.slice(index + 1), texts);
+      this.#carry(this.pending.slice(index + 1), texts);
     }
     this.remove(ref);
   }
@@ -132,7 +134,7 @@ export class Replica {
     this.confirmed = { epoch, version: commit.version, state: next as JsonObject };
     if (!own) {
       if (elsewhere) this.#overtake(0);
-      carryViews(this.pending, texts);
+      this.#carry(this.pending, texts);
       this.#shown = this.pending.length > 0 ? undefined : next;
       return;
     }
@@ -141,7 +143,7 @@ export class Replica {
     const asShown = equal(expected, next);
     if (!asShown) {
       // What is typed behind it means the text that this client showed.
-      carryViews(this.pending.slice(index + 1), compare(expected, next, this.#texts));
+      this.#carry(this.pending.slice(index + 1), compare(expected, next, this.#texts));
     }
     if (index === 0) this.pending.shift();
     else this.pending.splice(index, 1);
@@ -165,6 +167,19 @@ export class Replica {
     this.pending.splice(at, 0, pending);
   }
 
+  /** Carries pending changes over what was done to their texts before them. */
+  #carry(pending: readonly Pending[], texts: Texts): void {
+    for (const [path, edits] of texts) {
+      let first = edits;
+      for (const one of pending) {
+        const [view, next] = carried(one.view, path, first);
+        if (view !== one.view) this.moved.add(one);
+        one.view = view;
+        first = next;
+      }
+    }
+  }
+
   #overtake(from: number): void {
     for (const one of this.pending.slice(from)) if (one.change.seq === 0) one.overtaken = true;
   }
@@ -172,12 +187,4 @@ export class Replica {
 
 function over(state: Json, pending: readonly Pending[]): Json {
   return pending.reduce<Json>((shown, { view }) => applyLoosely(shown, view), state);
-}
-
-/** Carries what is shown of pending changes over what was done to their texts before them. */
-function carryViews(pending: readonly Pending[], texts: Texts): void {
-  for (const [path, edits] of texts) {
-    let first = edits;
-    for (const one of pending) [one.view, first] = carried(one.view, path, first);
-  }
 }

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { points } from "../../src/core/text";
 import type { Change, Commit, Operation, PatchOperation } from "../../src/core/wire";
-import { Device } from "../support/device";
+import { Device, durableMemory } from "../support/device";
 import { by, commit } from "../support/frames";
 import { TextServer } from "../support/texts";
 
@@ -133,6 +133,23 @@ describe("an own whole write", () => {
     await device.frame(commit(1, [{ op: "str_ins", path: "/t", pos: 0, str: "x" }]));
     expect(device.shown?.t).toBe("new");
   });
+});
+
+test("a page that starts anew shows what the one before it showed", async () => {
+  const store = durableMemory();
+  const device = await new Device(store).join({ t: "ab" });
+  await device.stored(splice(1, 0, "1"));
+  await device.stored(splice(2, 0, "2"));
+  const front: PatchOperation = { op: "str_ins", path: "/t", pos: 0, str: "x" };
+  await device.frame(commit(1, [front]));
+  await device.acknowledge(2, [{ op: "str_ins", path: "/t", pos: 2, str: "1" }], 1);
+  const after = await new Device(store).start();
+  expect(after.shown).toEqual({ t: "xa12b" });
+  after.open();
+  await after.resumed([commit(3, [front])], { seq: 1, seq_at: device.now });
+  expect(after.shown?.t).toBe("xxa12b");
+  // What is sent is not altered.
+  expect(after.changes).toMatchObject([{ seq: 2, base: 0, ops: [splice(2, 0, "2")] }]);
 });
 
 test("what is numbered anew reads as it was shown", async () => {
