@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     max_device_info_bytes: int = _DEFAULT.max_device_info_bytes
     max_send_buffer_bytes: int = 8 * _MIB
     """What may wait for a slow reader before its connection is closed (4429)."""
+    max_text_history_bytes: int = _DEFAULT.max_text_history_bytes
+    """What one session remembers of how its texts were edited, to find the place of edits that were
+    made offline. Beyond it, the oldest are forgotten, and what met them becomes a conflict."""
     saved_state_floor_bytes: int = _DEFAULT.saved_state_floor_bytes
     """A state is saved when the log after the last one weighs more than it, and than this."""
 

@@ -261,10 +261,16 @@ class By(msgspec.Struct, frozen=True):
 
 
 class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):
-    """A value of a conflict, or ``absent``, and whose it is."""
+    """A value of a conflict, or ``absent``, and whose it is.
+
+    ``merged``: others had their part in it, as in a sum or a text; ``by`` wrote last. ``base``: the
+    version over which a text was typed that lost.
+    """
 
     value: Any = UNSET
     absent: bool | UnsetType = UNSET
+    merged: bool | UnsetType = UNSET
+    base: int | UnsetType = UNSET
     by: By
     at: int
     version: int | UnsetType = UNSET

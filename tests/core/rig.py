@@ -52,6 +52,8 @@ class Rig:
         self.initial = json.loads(json.dumps(state or {}))
         self.session = Session(loaded(state), self.limits)
         self.log: list[CommitRecord] = []
+        self.frames: list[dict[str, Any]] = []
+        """The commits as frames: the first makes version 1."""
         self.now = 1_000
 
     @property
@@ -74,12 +76,14 @@ class Rig:
         self.client(name)
         self.now += 1
         at = values.pop("at", self.now)
+        given = msgspec.convert(copy.deepcopy(list(ops)), list[Op])
         proposal = Proposal(
             client_id=name,
             seq=self.session.clients[name].seq + 1,
             at=at,
             corrected=at,
-            edit=apply_ops(msgspec.convert(copy.deepcopy(list(ops)), list[Op])),
+            edit=apply_ops(given),
+            resolve=given[0] if given and given[0].op == "resolve" else None,
             **values,
         )
         return self.session.decide(proposal)
@@ -89,9 +93,11 @@ class Rig:
         self.session.cut()
         decision = self.decide(name, *ops, **values)
         self.session.land()
+        frame = json.loads(decision.body)
         if isinstance(decision, CommitRecord):
             self.log.append(decision)
-        return json.loads(decision.body)
+            self.frames.append(frame)
+        return frame
 
     def refused(self, name: str, *ops: dict[str, Any], **values: Any) -> str:
         frame = self.change(name, *ops, **values)

@@ -13,10 +13,13 @@ CORE = Path(reattach.core.__path__[0])
 PACKAGE = CORE.parent
 # What the core may use of the rest of the package: plain data, and errors.
 DATA = {"reattach.errors", "reattach.wire", "reattach.store.base"}
-# A few modules of the standard library that only compute, and one library that only encodes.
+# A few modules of the standard library that only compute, and two libraries: one encodes, one
+# compares texts.
 PURE = {
     "__future__",
     "collections",
+    "bisect",
+    "diff_match_patch",
     "copy",
     "enum",
     "functools",

@@ -308,7 +308,7 @@ def test_other_writes_below_what_was_concurrently_removed() -> None:
     ]
     assert rig.conflicts("b", unset("/o/n"), base=0) == []
     assert rig.conflicts("b", move("/o/l/#1", after=None), base=0) == []
-    assert rig.refused("b", splice("/o/t", 0, 0, "x"), base=0) == "concurrent_splice"
+    assert rig.conflicts("b", splice("/o/t", 0, 0, "x"), base=0) == [("/o/t", None, "x")]
     assert rig.state == {}
 
 
@@ -389,13 +389,6 @@ def test_splices_without_concurrency_apply_in_code_points() -> None:
     rig.change("a", splice("/t", 0, 0, "x"), splice("/new", 0, 0, "y"), base=0)
     assert rig.state == {"t": "xa\U0001f600\U0001f601d", "new": "y"}
     assert rig.refused("a", splice("/t", 9, 0, "x"), base=1) == "bad_range"
-
-
-def test_a_concurrent_splice_is_refused_for_now() -> None:
-    rig = Rig({"t": "abc"})
-    rig.change("a", splice("/t", 0, 0, "x"), base=0)
-    assert rig.refused("b", splice("/t", 1, 0, "y"), base=0) == "concurrent_splice"
-    assert rig.change("b", splice("/t", 1, 0, "y"), base=1)["type"] == "state_update"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ and ``str_del`` for text). A step costs what it touches, never what the state we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -13,6 +14,7 @@ import msgspec
 
 from reattach.core.index import Undo
 from reattach.core.paths import Path, join
+from reattach.core.text import Edit
 from reattach.core.values import JSON
 from reattach.errors import ChangeRefused
 
@@ -104,6 +106,18 @@ class Document:
             steps.append(str(key))
         return None  # pragma: no cover - the loop returns at its last token
 
+    def reach(self, path: Path) -> Place | None:
+        """Find where a path leads; None also where it makes no sense in this state."""
+        try:
+            return self.locate(path)
+        except ChangeRefused:
+            return None
+
+    def read(self, path: Path) -> Any:
+        """Return what is at a path, `ABSENT` where nothing is."""
+        place = self.reach(path)
+        return ABSENT if place is None else place.value
+
     def find(self, items: list[Any], wanted: str) -> int:
         """Return the index of the first element with an id, -1 where there is none."""
         if len(items) <= _SCAN:
@@ -194,20 +208,29 @@ class Document:
                 {"op": "move", "from": f"{pointer}/{source}", "path": f"{pointer}/{target}"}
             )
 
-    def splice(self, place: Place, index: int, delete: int, insert: str) -> None:
-        """Edit a string, in code points; a missing one counts as empty."""
+    def edit(self, place: Place, edits: Sequence[Edit], result: str) -> None:
+        """Edit a string, which becomes ``result``; a missing one counts as empty.
+
+        ``edits`` know what they take out (`reattach.core.text.fill`).
+        """
         container, key, text = place.container, place.key, place.value
         if text is ABSENT:
-            self.put(place, insert)
+            self.put(place, result)
             return
         pointer = f"{place.pointer}{join((str(key),))}"
         self.undo.append((container.__setitem__, (key, text)))
-        container[key] = f"{text[:index]}{insert}{text[index + delete :]}"
-        self.weigh(len(_encode(insert)) - len(_encode(text[index : index + delete])))
-        if delete and self.recording:
-            self.patch.append({"op": "str_del", "path": pointer, "pos": index, "len": delete})
-        if insert and self.recording:
-            self.patch.append({"op": "str_ins", "path": pointer, "pos": index, "str": insert})
+        container[key] = result
+        quotes = 2
+        for edit in edits:
+            weight = len(_encode(edit.text)) - quotes
+            if edit.inserts:
+                self.weigh(weight)
+                step = {"op": "str_ins", "path": pointer, "pos": edit.pos, "str": edit.text}
+            else:
+                self.weigh(-weight)
+                step = {"op": "str_del", "path": pointer, "pos": edit.pos, "len": edit.length}
+            if self.recording:
+                self.patch.append(step)
 
     def take_patch(self) -> list[dict[str, Any]]:
         """Return the patch written since the last call, and begin the next one."""

@@ -24,10 +24,11 @@ from reattach.core.effects import (
     Settle,
 )
 from reattach.core.limits import Limits
+from reattach.core.schema import Schema, renamed
 from reattach.core.session import Client, Proposal, Session, apply_ops
 from reattach.errors import ChangeRefused, ReattachError
 from reattach.store.base import CommitRecord, RefusalRecord
-from reattach.wire import Change, Error, encode
+from reattach.wire import Change, Error, Op, encode
 
 __all__ = ["Decided", "Inbox", "Told", "again", "propose"]
 
@@ -83,6 +84,7 @@ class Inbox:
             change,
             connection.offset,
             self._limits,
+            self._session.schema,
             refused=refused,
         )
         self._queue.append(_Queued(connection, None, proposal))
@@ -330,11 +332,14 @@ def propose(
     change: Change,
     offset: int,
     limits: Limits,
+    schema: Schema | None = None,
     *,
     refused: ChangeRefused | None = None,
 ) -> Proposal:
     """Make a client's change to what is decided; ``offset`` corrects its clock, ms."""
-    ops = change.ops
+    ops: Sequence[Op] = change.ops
+    resolve: Op | None = None
+    outdated = False
     ends = False
     if role == Role.VIEWER:
         refused = ChangeRefused("a viewer may not write", code="forbidden")
@@ -347,6 +352,21 @@ def propose(
         ends = len(ops) == 1
         if not ends:
             refused = ChangeRefused("expected end to be alone in its change", code="bad_op")
+    elif refused is None and any(op.op == "resolve" for op in ops):
+        if len(ops) == 1:
+            resolve = ops[0]
+        else:
+            refused = ChangeRefused("expected resolve to be alone in its change", code="bad_op")
+    if schema is not None and change.schema_version is not None:
+        outdated = change.schema_version < schema.version
+        if change.schema_version > schema.version and refused is None:
+            refused = ChangeRefused(
+                f"expected a change of schema version {schema.version} at most, got one of"
+                f" {change.schema_version}",
+                code="schema_changed",
+            )
+        if outdated:
+            ops = renamed(schema, change.schema_version, ops)
     return Proposal(
         client_id=client_id,
         seq=change.seq,
@@ -355,8 +375,10 @@ def propose(
         base=change.base,
         epoch=change.epoch,
         edit=None if ends else apply_ops(ops),
+        resolve=resolve,
         refused=refused,
         ends=ends,
+        outdated=outdated,
     )
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from reattach.core.paths import Path, join, parse
 
-__all__ = ["ANONYMOUS", "Index", "Kind", "Node", "Undo", "Write"]
+__all__ = ["ANONYMOUS", "COMMUTING", "Index", "Kind", "Node", "Undo", "Write"]
 
 Undo: TypeAlias = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 """Calls that take back what was done, to be made in reverse order."""
@@ -36,9 +36,13 @@ class Kind:
     """Changed which elements without an id a list has; its path ends with `ANONYMOUS`."""
     SAME = "="
     """Wrote what stood already, without having seen it."""
+    MERGED = "m"
+    """Was merged with what stood, by a policy that lets both go into the result."""
+    TEXT = "x"
+    """No write: what a commit did to a text, for `reattach.core.texts`."""
 
 
-_COMMUTES = frozenset({Kind.INC, Kind.SPLICE, Kind.LOOSE, Kind.SAME})
+COMMUTING = frozenset({Kind.INC, Kind.SPLICE, Kind.LOOSE, Kind.SAME, Kind.MERGED})
 """Kinds that add to what stands and replace nothing."""
 
 ANONYMOUS = "-"
@@ -115,7 +119,7 @@ class Index:
             node = child
         last = node.last
         undo.append((node.restore, (last, node.other, node.newest)))
-        if write.kind in _COMMUTES:
+        if write.kind in COMMUTING:
             if under is None and last is not None:
                 if last.client != write.client or write.client is None:
                     under = last
@@ -133,13 +137,14 @@ class Index:
         node.last = write
         node.newest = max(node.newest, order)
 
-    def meets(self, path: Path, client: str | None, base: int) -> Write | None:
+    def meets(self, path: Path, client: str | None, base: int) -> tuple[Write, int] | None:
         """Return the opponent of a replacing write at ``path``: the newest at or above it, if
-        that one is concurrent and not the author's own.
+        that one is concurrent and not the author's own; and how many tokens its path has.
         """
         node = self.root
         newest = node if node.last is not None else None
-        for token in path:
+        depth = 0
+        for at, token in enumerate(path, 1):
             child = node.children.get(token) if node.children is not None else None
             if child is None:
                 break
@@ -148,10 +153,9 @@ class Index:
             if last is not None and (
                 newest is None or newest.last is None or last.order >= newest.last.order
             ):
-                newest = node
-        if newest is not None:
-            return newest.opponent(client, base)
-        return self._forgotten(base)
+                newest, depth = node, at
+        write = self._forgotten(base) if newest is None else newest.opponent(client, base)
+        return None if write is None else (write, depth if newest is not None else len(path))
 
     def covered(self, path: Path, client: str | None, base: int) -> Write | None:
         """Return the newest concurrent write by another client at or above ``path``, whoever's

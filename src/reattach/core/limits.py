@@ -28,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_user_connections: int | None = 16
     max_presence_bytes: int = 4 * _KIB
     max_device_info_bytes: int = 4 * _KIB
+    max_text_history_bytes: int = 512 * _KIB
     saved_state_floor_bytes: int = 64 * _KIB
 
     def announced(self) -> dict[str, int]:

@@ -16,13 +16,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from reattach.core.document import ABSENT, Absent, Document, Place, element_id
-from reattach.core.index import ANONYMOUS, Index, Kind, Node, Write
+from reattach.core.drafts import Draft, Drafts, text_of
+from reattach.core.index import ANONYMOUS, COMMUTING, Index, Kind, Node, Write
 from reattach.core.paths import Path, join, parse
+from reattach.core.policy import MERGING, Field, Policy, greater
+from reattach.core.text import Edit, apply, fill, fine, place, splice
+from reattach.core.texts import Texts, pack_entry, unpack_entry
 from reattach.core.values import JSON, check, equal
 from reattach.errors import ChangeRefused
 from reattach.wire import Op
 
-__all__ = ["Author", "Lost", "Merge", "Side", "replay"]
+__all__ = ["Author", "Lost", "Merge", "Side", "add", "replay"]
 
 _EXACT = 2**53
 
@@ -42,6 +46,11 @@ class Side(msgspec.Struct, frozen=True):
     client: str | None
     at: int
     version: int
+    merged: bool = False
+    """Whether others had their part in it: a sum, or a text that several wrote."""
+    base: int | None = None
+    """The version over which it was typed, where it is a text that was edited: what was typed over
+    another does not have it in it."""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -51,6 +60,9 @@ class Lost(msgspec.Struct, frozen=True):
     policy: str
     kept: Side
     lost: Side
+    adds: bool = False
+    """Whether what is lost adds to what the same author lost there before: typed text whose place
+    is not known, or an ``inc`` that found no number."""
 
 
 class _Below(msgspec.Struct, frozen=True):
@@ -75,12 +87,18 @@ class Merge:
         version: int,
         *,
         nesting: int,
+        texts: Texts,
+        fields: Field,
     ) -> None:
         self.document = document
         self.index = index
         self.author = author
         self.version = version
         self.nesting = nesting
+        self.fields = fields
+        self.drafts = Drafts(
+            texts, author.client, author.base, version, document.undo, document.read
+        )
         self.lost: list[Lost] = []
         self.writes: list[list[Any]] = []
         self.failed = False
@@ -120,6 +138,7 @@ class Merge:
             raise _refused("bad_value", path, "expected an object as the whole state")
         place = self._locate(path)
         if place is None:
+            self.drafts.wrote(path, value, ABSENT)
             self._parent_gone(path, value)
             return
         if type(place.container) is list:
@@ -130,37 +149,65 @@ class Merge:
         else:
             self._keep_id(path, value)
         current = place.value
-        opponent = index.meets(path, author.client, author.base)
-        if opponent is not None:
+        kind = Kind.SET
+        met = index.meets(path, author.client, author.base)
+        if met is not None:
+            opponent, depth = met
             if current is not ABSENT and equal(current, value):
+                self.drafts.wrote(path, value, current)
                 self.record(path, Kind.SAME, under=opponent)
                 return
-            if not self._compete(path, opponent, current, value):
+            policy = self._policy(path, depth)
+            if policy in MERGING:
+                if self._merge(path, place, policy, opponent, value):
+                    return
+                kind = Kind.MERGED
+            elif not self._compete(path, policy, opponent, current, value):
+                self.drafts.wrote(path, value, current)
                 return
+        elif self.fields.at(path) in MERGING and self._merge_alone(path, place, value):
+            return
+        self.drafts.wrote(path, value, current)
         below = self._below(path)
         if current is ABSENT and type(place.container) is list:
             items = place.container
             document.insert(items, len(items), value, place.pointer)
         elif current is ABSENT or below or not _same(current, value):
             document.put(place, value)
-        self.record(path, Kind.SET)
+        self.record(path, kind, under=met[0] if met is not None and kind == Kind.MERGED else None)
         self._settle_below(below)
 
     def _unset(self, path: Path, op: Op) -> None:
         del op
         if not path:
             raise _refused("bad_path", path, "the whole state cannot be removed: set it to {}")
+        self.unset(path)
+
+    def unset(self, path: Path) -> None:
+        """Remove what is at a path."""
         place = self._locate(path)
         if place is None:
+            self.drafts.wrote(path, ABSENT, ABSENT)
             return
         self._keep_id(path, ABSENT)
-        opponent = self.index.meets(path, self.author.client, self.author.base)
-        if place.value is ABSENT:
-            if opponent is not None:
-                self.record(path, Kind.SAME, under=opponent)
+        current = place.value
+        self.drafts.wrote(path, ABSENT, current)
+        met = self.index.meets(path, self.author.client, self.author.base)
+        if current is ABSENT:
+            if met is not None:
+                self.record(path, Kind.SAME, under=met[0])
             return
-        if opponent is not None and not self._compete(path, opponent, place.value, ABSENT):
-            return
+        if met is not None:
+            opponent, depth = met
+            policy = self._policy(path, depth)
+            if policy in MERGING:
+                # What is absent adds nothing to what stands.
+                self.record(path, Kind.MERGED, under=opponent)
+                if policy in {Policy.UNION, Policy.TEXT}:
+                    self._yield(path, policy, opponent, current, ABSENT)
+                return
+            if not self._compete(path, policy, opponent, current, ABSENT):
+                return
         below = self._below(path)
         self.document.remove(place)
         self.record(path, Kind.UNSET)
@@ -177,16 +224,23 @@ class Merge:
         target = (*path, ANONYMOUS if found is None else f"#{found}")
         place = self._locate(path)
         items = ABSENT if place is None else place.value
+        if found is not None and type(items) is list and document.find(items, found) != -1:
+            self.set(target, value)
+            return
+        if found is not None:
+            self.drafts.wrote(target, value, ABSENT)
         if place is None or type(items) is not list:
             self._ground_gone(target, path, items, value, "a list")
             return
-        if found is not None and document.find(items, found) != -1:
-            self.set(target, value)
-            return
         # Elements without ids commute among themselves: only their list can be an opponent.
-        opponent = index.meets(path if found is None else target, author.client, author.base)
-        if opponent is not None and not self._arrives(target, opponent, value):
-            return
+        written = path if found is None else target
+        met = index.meets(written, author.client, author.base)
+        if met is not None:
+            opponent, depth = met
+            of_list = depth == len(path)
+            policy = self.fields.at(path) if of_list else self._policy(written, depth)
+            if not self._arrives(target, policy, opponent, value):
+                return
         if after is None:
             at = 0
         else:
@@ -224,16 +278,16 @@ class Merge:
         check(by, depth=0, path=join(path))
         place = self._locate(path)
         if place is None:
-            self._parent_gone(path, by)
+            self._parent_gone(path, by, adds=True)
             return
         current = 0 if place.value is ABSENT else place.value
         if place.value is ABSENT and type(place.container) is list:
-            self._ground_gone(path, path, ABSENT, by, "an element")
+            self._ground_gone(path, path, ABSENT, by, "an element", adds=True)
             return
         if type(current) is not int and type(current) is not float:
-            self._ground_gone(path, path, current, by, "a number")
+            self._ground_gone(path, path, current, by, "a number", adds=True)
             return
-        total = _add(current, by)
+        total = add(current, by)
         check(total, depth=0, path=join(path))
         self._keep_id(path, total)
         self.document.put(place, total)
@@ -249,28 +303,64 @@ class Merge:
             raise _refused("bad_op", path, "expected insert to be a string")
         check(insert, depth=0, path=join(path))
         place = self._locate(path)
-        if self.index.covered(path, self.author.client, self.author.base) is not None:
-            raise _refused(
-                "concurrent_splice",
-                path,
-                "another client wrote this text meanwhile: read it and send the edit anew",
-            )
-        if place is None:
-            raise _refused("bad_path", path, "expected a path whose parent exists")
-        text = "" if place.value is ABSENT else place.value
-        if type(text) is not str or type(place.container) is list:
-            raise _refused("not_a_string", path, "expected the path of a string")
-        if index + delete > len(text):
+        current = ABSENT if place is None else place.value
+        taker = self.index.covered(path, self.author.client, self.author.base)
+        if place is None or type(place.container) is list or type(current) not in {str, Absent}:
+            place = None
+            if taker is None:
+                code = "bad_path" if current is ABSENT else "not_a_string"
+                raise _refused(code, path, "expected the path of a string, in a parent that exists")
+        stands = text_of(current)
+        draft = self.drafts.open(path, stands, concurrent=taker is not None)
+        if draft is None:
+            if insert:
+                self._misplaced(path, taker, current, insert, adds=True)
+            return
+        if index + delete > draft.length(stands):
             raise _refused(
                 "bad_range",
                 path,
-                f"expected positions within the {len(text)} code points of the text,"
+                f"expected positions within the {draft.length(stands)} code points of the text,"
                 f" got {index} to {index + delete}",
             )
-        result = f"{text[:index]}{insert}{text[index + delete :]}"
-        self._keep_id(path, result)
-        self.document.splice(place, index, delete, insert)
-        self.record(path, Kind.SPLICE)
+        self._edit(path, place, draft, taker, current, splice(index, delete, insert))
+
+    def _edit(
+        self,
+        path: Path,
+        place: Place | None,
+        draft: Draft,
+        taker: Write | None,
+        current: Any,
+        mine: Sequence[Edit],
+    ) -> None:
+        """Carry an author's edits to the text that stands; ``place`` None: no text can stand."""
+        stands = text_of(current)
+        seen = draft.author_text(stands) if draft.replaced else stands
+        if place is None:
+            draft.lose(mine, self.version)
+            placed = not mine
+        else:
+            done, result, placed = draft.splice(stands, mine, self.version)
+            self._keep_id(path, result)
+            # Taking characters out of a text that is gone does not bring it back.
+            if placed and (result or current is not ABSENT or taker is None):
+                self.document.edit(place, done, result)
+                self.record(path, Kind.SPLICE)
+        if not placed:
+            self._misplaced(path, taker, current, apply(seen, mine))
+
+    def _misplaced(
+        self, path: Path, taker: Write | None, current: Any, text: str, *, adds: bool = False
+    ) -> None:
+        """What an author typed has no place in the text that stands: keep it."""
+        if taker is None:
+            node = self.index.find(path)
+            taker = None if node is None else node.last
+        if taker is None:
+            taker = Write(self.version, None, self.author.at, Kind.SET, self.version)
+        self.failed = True
+        self._lose(path, Policy.TEXT, taker, current, text, adds=adds, typed=True)
 
     def _test(self, path: Path, op: Op) -> None:
         value = self._value(op, path)
@@ -290,38 +380,178 @@ class Merge:
 
     # Concurrency
 
-    def _compete(self, path: Path, opponent: Write, current: Any, value: Any) -> bool:
+    def _policy(self, path: Path, depth: int) -> str:
+        """Return what decides about a write of ``path`` that meets one of its first ``depth``
+        tokens: where that is a whole that would be merged, a part of it is not.
+        """
+        if depth == len(path):
+            return self.fields.at(path)
+        policy = self.fields.at(path[:depth])
+        return Policy.LATEST if policy in MERGING else policy
+
+    def _compete(self, path: Path, policy: str, opponent: Write, current: Any, value: Any) -> bool:
         """Settle two concurrent values of one path; return whether the incoming one stands."""
         author = self.author
-        mine, theirs = self._mine(value), _theirs(current, opponent)
-        if author.at >= opponent.at:
-            self.lost.append(Lost(path, "latest", mine, theirs))
+        if policy == Policy.LATEST and author.at >= opponent.at:
+            theirs = _theirs(current, opponent)
+            self.lost.append(Lost(path, policy, self._mine(value), theirs))
             return True
-        self.failed = True
-        self.lost.append(Lost(path, "latest", theirs, mine))
+        self._yield(path, policy, opponent, current, value)
         return False
 
-    def _arrives(self, path: Path, opponent: Write, value: JSON) -> bool:
+    def _yield(self, path: Path, policy: str, opponent: Write, current: Any, value: Any) -> None:
+        """Keep the author's value as what lost."""
+        self.failed = True
+        self._lose(path, policy, opponent, current, value)
+
+    def _lose(
+        self,
+        path: Path,
+        policy: str,
+        opponent: Write,
+        current: Any,
+        value: Any,
+        *,
+        adds: bool = False,
+        typed: bool = False,
+    ) -> None:
+        mine = self._mine(value)
+        if typed:
+            mine = msgspec.structs.replace(mine, base=self.author.base)
+        self.lost.append(Lost(path, policy, _theirs(current, opponent), mine, adds))
+
+    def _arrives(self, path: Path, policy: str, opponent: Write, value: JSON) -> bool:
         """Settle whether a new element stands against a concurrent write of its list, or of
         itself; a list that was set without having seen the element did not say that it be gone.
         """
-        author = self.author
-        mine, theirs = self._mine(value), _theirs(ABSENT, opponent)
-        if author.at >= opponent.at:
-            node = self.index.find(path)
-            if node is not None and node.last is opponent:
-                self.lost.append(Lost(path, "latest", mine, theirs))
+        if policy == Policy.UNION:
             return True
-        self.failed = True
-        self.lost.append(Lost(path, "latest", theirs, mine))
+        if policy in {Policy.FIRST, Policy.ASK} or self.author.at < opponent.at:
+            self._yield(path, policy, opponent, ABSENT, value)
+            return False
+        node = self.index.find(path)
+        if node is not None and node.last is opponent:
+            theirs = _theirs(ABSENT, opponent)
+            self.lost.append(Lost(path, Policy.LATEST, self._mine(value), theirs))
+        return True
+
+    # Policies that let both writes go into what stands
+
+    def _merge(self, path: Path, place: Place, policy: str, opponent: Write, value: JSON) -> bool:
+        """Merge a value with what stands; False: it is to be written as it is."""
+        current = place.value
+        if current is ABSENT:
+            # The opponent removed it: what is absent adds nothing to a value.
+            if policy in {Policy.UNION, Policy.TEXT}:
+                theirs = _theirs(ABSENT, opponent)
+                self.lost.append(Lost(path, policy, self._mine(value), theirs))
+            return False
+        if policy == Policy.UNION and self._unite(path, place, value, opponent):
+            return True
+        if policy == Policy.TEXT and type(current) is str and type(value) is str:
+            draft = self.drafts.open(path, current, concurrent=True)
+            if draft is not None:
+                self._merge_text(path, place, draft, opponent, value)
+                return True
+        if policy in {Policy.MAX, Policy.MIN}:
+            more = greater(value, current)
+            if more is not None:
+                if more != (policy == Policy.MAX):
+                    self.drafts.wrote(path, value, current)
+                    self.record(path, Kind.MERGED, under=opponent)
+                    return True
+                return False
+        # No merging of these two: the later one stands.
+        if self._compete(path, Policy.LATEST, opponent, current, value):
+            return False
+        self.drafts.wrote(path, value, current)
+        return True
+
+    def _merge_alone(self, path: Path, place: Place, value: JSON) -> bool:
+        """Write a value that nobody competes with; False: it is to be written as it is."""
+        current = place.value
+        if type(current) is str and type(value) is str and self.fields.at(path) == Policy.TEXT:
+            # As edits, so that who types there meanwhile finds their place.
+            edits = fine(current, value)
+            if edits:
+                self.document.edit(place, edits, value)
+            self.drafts.wrote(path, value, current, edits)
+            self.record(path, Kind.SET)
+            return True
+        if self.fields.at(path) == Policy.UNION and self._below(path):
+            return self._unite(path, place, value, None)
         return False
 
-    def _parent_gone(self, path: Path, value: JSON) -> None:
+    def _merge_text(
+        self, path: Path, spot: Place, draft: Draft, opponent: Write, value: str
+    ) -> None:
+        current: str = spot.value
+        seen = draft.author_text(current)
+        moved, whole = place(seen, current, fine(seen, value))
+        edits, result = fill(current, moved)
+        if edits:
+            self.document.edit(spot, edits, result)
+        self.drafts.wrote(path, value, current, edits)
+        self.record(path, Kind.MERGED, under=opponent)
+        if not whole:
+            self.failed = True
+            self._lose(path, Policy.TEXT, opponent, result, value, typed=True)
+
+    def _unite(self, path: Path, place: Place, value: JSON, opponent: Write | None) -> bool:
+        """Put into a list or an object what it lacks of another one; False: they are neither."""
+        current = place.value
+        if type(current) is not type(value) or type(value) not in {list, dict}:
+            return False
+        self.drafts.wrote(path, value, current)
+        newest: dict[str, Write] = {}
+        for one in self._below(path):
+            token = one.path[len(path)]
+            if token not in newest or one.write.order > newest[token].order:
+                newest[token] = one.write
+        inside = _inside(place)
+        for key, item in value.items() if type(value) is dict else ((None, one) for one in value):
+            if key is not None:
+                token, spot = key, Place(current, key, inside, current.get(key, ABSENT))
+            else:
+                found = element_id(item)
+                token = f"#{found}"
+                at = -1 if found is None else self.document.find(current, found)
+                if found is None and any(equal(item, other) for other in current):
+                    continue
+                spot = Place(current, at, inside, current[at] if at != -1 else ABSENT)
+            self._unite_one((*path, token), spot, item, newest.get(token, opponent))
+        self.record(path, Kind.MERGED, under=opponent)
+        return True
+
+    def _unite_one(self, path: Path, spot: Place, value: JSON, write: Write | None) -> None:
+        if spot.value is ABSENT and type(spot.container) is list:
+            self.document.insert(spot.container, len(spot.container), value, spot.pointer)
+        elif spot.value is ABSENT:
+            self.document.put(spot, value)
+        elif not equal(spot.value, value):
+            if write is not None and self.author.at < write.at:
+                self._yield(path, Policy.UNION, write, spot.value, value)
+                return
+            if write is not None:
+                theirs = _theirs(spot.value, write)
+                self.lost.append(Lost(path, Policy.UNION, self._mine(value), theirs))
+            self.document.put(spot, value)
+
+    # What lies above and below
+
+    def _parent_gone(self, path: Path, value: JSON, *, adds: bool = False) -> None:
         """A write whose parent does not exist: a conflict if it was taken away concurrently."""
-        self._ground_gone(path, path[:-1], ABSENT, value, "a parent that exists")
+        self._ground_gone(path, path[:-1], ABSENT, value, "a parent that exists", adds=adds)
 
     def _ground_gone(
-        self, path: Path, ground: Path, current: Any, value: JSON, expected: str
+        self,
+        path: Path,
+        ground: Path,
+        current: Any,
+        value: JSON,
+        expected: str,
+        *,
+        adds: bool = False,
     ) -> None:
         author = self.author
         taker = self.index.covered(ground, author.client, author.base)
@@ -329,8 +559,8 @@ class Merge:
             code = {"a list": "not_a_list", "a number": "not_a_number"}.get(expected, "bad_path")
             raise _refused(code, path, f"expected {expected} at {join(ground)!r}")
         self.failed = True
-        kept = _theirs(current if path == ground else ABSENT, taker)
-        self.lost.append(Lost(path, "latest", kept, self._mine(value)))
+        stands = current if path == ground else ABSENT
+        self._lose(path, Policy.LATEST, taker, stands, value, adds=adds)
 
     def _below(self, path: Path) -> Sequence[_Below]:
         """Find the concurrent writes below a path, parents first, with what stands there."""
@@ -356,10 +586,10 @@ class Merge:
 
     def _standing(self, path: Path) -> tuple[Any, bool]:
         if path[-1] == ANONYMOUS:
-            place = self._reach(path[:-1])
+            place = self.document.reach(path[:-1])
             if place is not None and type(place.value) is list:
                 return list(place.value), True
-        place = self._reach(path)
+        place = self.document.reach(path)
         return (ABSENT if place is None else place.value), False
 
     def _locate(self, path: Path) -> Place | None:
@@ -369,12 +599,6 @@ class Merge:
         except ChangeRefused:
             if self.index.covered(path[:-1], self.author.client, self.author.base) is None:
                 raise
-            return None
-
-    def _reach(self, path: Path) -> Place | None:
-        try:
-            return self.document.locate(path)
-        except ChangeRefused:
             return None
 
     def _settle_below(self, below: Sequence[_Below]) -> None:
@@ -387,7 +611,7 @@ class Merge:
                 # It stands inside what was put back whole.
                 self._rerecord(one)
                 continue
-            spot = None if one.anonymous else self._reach(one.path)
+            spot = None if one.anonymous else self.document.reach(one.path)
             value = ABSENT if spot is None else spot.value
             if spot is not None and _agree(value, one.value):
                 self._rerecord(one)
@@ -426,6 +650,14 @@ class Merge:
 
     # Helpers
 
+    def finish(self) -> None:
+        """Enter what the change did to texts; call it once, when all operations are carried out."""
+        for path, history, entry in self.drafts.finish():
+            row: list[Any] = [Kind.TEXT, join(path), pack_entry(entry)]
+            if len(history.entries) == 1:
+                row.append(history.floor)
+            self.writes.append(row)
+
     def _mine(self, value: Any) -> Side:
         return Side(_frozen(value), self.author.client, self.author.at, self.version)
 
@@ -454,10 +686,25 @@ class Merge:
             raise _refused("bad_id", path, "an element's id cannot be changed: insert another")
 
 
-def replay(index: Index, writes: Sequence[Sequence[Any]], write: Write) -> None:
-    """Enter a logged commit's ``writes`` as `Merge` did; ``write`` is its author's, of any kind."""
+def replay(
+    index: Index,
+    texts: Texts,
+    document: Document,
+    writes: Sequence[Sequence[Any]],
+    write: Write,
+) -> None:
+    """Enter a logged commit's ``writes`` as `Merge` did, when its patch has been carried out;
+    ``write`` is its author's, of any kind.
+    """
     undo: list[Any] = []
     for kind, pointer, *more in writes:
+        if kind == Kind.TEXT:
+            path, done = parse(pointer), unpack_entry(more[0])
+            text = text_of(document.read(path))
+            history = texts.begin(path, more[-1] if len(more) > 1 else 0, text, undo)
+            texts.append(history, done, text, undo)
+            undo.clear()
+            continue
         own = more[0] if more else None
         under = more[1] if len(more) > 1 else None
         if own is None:
@@ -469,7 +716,8 @@ def replay(index: Index, writes: Sequence[Sequence[Any]], write: Write) -> None:
 
 
 def _theirs(value: Any, write: Write) -> Side:
-    return Side(_frozen(value), write.client, write.at, write.version)
+    merged = write.kind in COMMUTING
+    return Side(_frozen(value), write.client, write.at, write.version, merged)
 
 
 def _frozen(value: Any) -> msgspec.Raw | Absent:
@@ -494,7 +742,7 @@ def _inside(place: Place) -> str:
     return f"{place.pointer}{join((str(place.key),))}"
 
 
-def _add(left: float, right: float) -> int | float:
+def add(left: float, right: float) -> int | float:
     """Add as IEEE doubles do, so that every client comes to the same sum."""
     if type(left) is int and type(right) is int and abs(left + right) <= _EXACT:
         return left + right

@@ -17,6 +17,7 @@ from reattach.core.document import ABSENT, Document, Place, element_id
 from reattach.core.index import ANONYMOUS, Kind
 from reattach.core.merge import Merge
 from reattach.core.paths import Path, join, parse
+from reattach.core.text import Edit, fill, splice
 from reattach.core.values import JSON, check, equal
 from reattach.errors import ChangeRefused
 
@@ -40,11 +41,16 @@ def step(document: Document, patch: _Patch) -> None:
             case "move":
                 _move(document, parse(op["from"]), parse(pointer))
             case "str_ins":
-                document.splice(place, op["pos"], 0, op["str"])
+                _edit(document, place, splice(op["pos"], 0, op["str"]))
             case "str_del":
-                document.splice(place, op["pos"], op["len"], "")
+                _edit(document, place, splice(op["pos"], op["len"], ""))
             case other:
                 raise _refused("bad_op", pointer, f"expected a patch operation, got {other!r}")
+
+
+def _edit(document: Document, place: Place, edits: Sequence[Edit]) -> None:
+    filled, result = fill(place.value, edits)
+    document.edit(place, filled, result)
 
 
 def plain(document: Document, patch: _Patch) -> list[Mapping[str, Any]]:
@@ -190,20 +196,25 @@ def _note(merge: Merge, items: Path, element: str | None, kind: str) -> None:
     """Enter a write of a list's element."""
     address, exact = _address(merge.document, items)
     if not exact:
-        merge.record(address, Kind.LOOSE)
+        _record(merge, address, Kind.LOOSE)
     elif element is None:
-        merge.record((*address, ANONYMOUS), Kind.LOOSE)
+        _record(merge, (*address, ANONYMOUS), Kind.LOOSE)
     else:
-        merge.record((*address, f"#{element}"), kind)
+        _record(merge, (*address, f"#{element}"), kind)
 
 
 def _note_at(merge: Merge, path: Path, kind: str) -> None:
     """Enter a write of an object's key, or of the whole state."""
     address, exact = _address(merge.document, path[:-1])
     if exact:
-        merge.record((*address, *path[-1:]), kind)
+        _record(merge, (*address, *path[-1:]), kind)
     else:
-        merge.record(address, Kind.LOOSE)
+        _record(merge, address, Kind.LOOSE)
+
+
+def _record(merge: Merge, path: Path, kind: str) -> None:
+    merge.drafts.touched(path)
+    merge.record(path, kind)
 
 
 def _address(document: Document, path: Path) -> tuple[Path, bool]:

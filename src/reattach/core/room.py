@@ -23,6 +23,7 @@ from reattach.core.devices import DeviceList
 from reattach.core.effects import Effect, Hang, LookUp, Send
 from reattach.core.inbox import Decided, Inbox, Told, again
 from reattach.core.limits import Limits
+from reattach.core.schema import Schema
 from reattach.core.session import Client, Session, printable
 from reattach.core.values import check
 from reattach.errors import BadRequest, ChangeRefused, Forbidden, ReattachError
@@ -73,9 +74,9 @@ class _Flight(msgspec.Struct):
 class Room:
     """A session that is open on this node."""
 
-    def __init__(self, loaded: Loaded, limits: Limits) -> None:
+    def __init__(self, loaded: Loaded, limits: Limits, schema: Schema | None = None) -> None:
         self.limits = limits
-        self.session = Session(loaded, limits)
+        self.session = Session(loaded, limits, schema)
         self.connections: dict[str, Connection] = {}
         """The live ones, by client id."""
         self._effects: list[Effect] = []
@@ -546,8 +547,8 @@ class Room:
             "user_id": record.user_id,
             "role": connection.role,
             "devices": self.statuses(),
-            "conflicts": [msgspec.Raw(body) for body in session.open_conflicts.values()],
-            "policies": {},
+            "conflicts": [one for one in session.unsettled.values() if one.status == "open"],
+            "policies": session.fields.named(),
             "server_time": now,
             "heartbeat": HeartbeatTimes(limits.heartbeat_interval_ms, limits.heartbeat_timeout_ms),
             "reconnect_jitter_ms": limits.reconnect_jitter_ms,

@@ -14,11 +14,15 @@ from typing import Any, TypeAlias
 import msgspec
 
 from reattach.core.document import ABSENT, Document
-from reattach.core.index import Index, Write
+from reattach.core.index import ANONYMOUS, Index, Write
 from reattach.core.limits import Limits
-from reattach.core.merge import Author, Lost, Merge, Side, replay
+from reattach.core.merge import Author, Lost, Merge, Side, add, replay
 from reattach.core.patch import step
-from reattach.core.paths import join
+from reattach.core.paths import join, parse
+from reattach.core.policy import Field, Policy
+from reattach.core.schema import Schema
+from reattach.core.texts import Texts
+from reattach.core.values import check
 from reattach.errors import ChangeRefused
 from reattach.store.base import (
     ClientAdvance,
@@ -65,6 +69,17 @@ class _Logged(msgspec.Struct):
 _logged = msgspec.json.Decoder(_Logged)
 
 
+class _SavedIndex(msgspec.Struct, array_like=True):
+    """What merging needs beside a saved state."""
+
+    index: msgspec.Raw
+    authors: dict[str, _Author]
+    texts: list[Any] = msgspec.field(default_factory=list)
+
+
+_saved = msgspec.json.Decoder(_SavedIndex)
+
+
 class Client:
     """A client as the session knows it: its user, and its decided numbers."""
 
@@ -100,8 +115,14 @@ class Proposal(msgspec.Struct, kw_only=True):
     base: int | None = None
     epoch: str | None = None
     edit: Edit | None = None
+    resolve: Op | None = None
+    """The `resolve` operation, where it is one."""
     refused: ChangeRefused | None = None
     ends: bool = False
+    outdated: bool = False
+    """Whether it was made under an earlier version of the session's schema."""
+    upgrades: bool = False
+    """Whether it makes the state one of the schema's present version."""
     user_id: str | None = None
     """On whose behalf the server writes; a device's user is its client's."""
 
@@ -109,11 +130,16 @@ class Proposal(msgspec.Struct, kw_only=True):
 class Session:
     """A session opened from the database: its state, its clients, and the batch in flight."""
 
-    def __init__(self, loaded: Loaded, limits: Limits) -> None:
+    def __init__(self, loaded: Loaded, limits: Limits, schema: Schema | None = None) -> None:
         self.limits = limits
+        self.schema = schema
+        self.fields = Field() if schema is None else schema.fields
         self.record = loaded.session
         self.document = Document(msgspec.json.decode(loaded.saved.state))
-        self.index, self.authors = _load_index(loaded.saved.index)
+        saved = _saved.decode(loaded.saved.index)
+        self.index, self.authors = Index.load(bytes(saved.index)), saved.authors
+        self.texts = Texts()
+        self.texts.load(saved.texts, self.document)
         self.clients: dict[str, Client] = {}
         self.version = loaded.saved.version
         self.tail: deque[tuple[int, bytes]] = deque()
@@ -121,11 +147,13 @@ class Session:
         self.tail_bytes = 0
         self.log_bytes = 0
         """What the log weighs after the newest saved state."""
-        self.unresolved: dict[_Pair, tuple[str, int]] = {}
-        """The record of a path, its loser and its winner: the id, and the version that lost."""
-        self.open_conflicts: dict[str, bytes] = {}
+        self.unresolved: dict[_Pair, tuple[str, int, int | None]] = {}
+        """The record of a path, its loser and its winner: its id, the version that lost, and the
+        one over which that was typed, if it was."""
+        self.unsettled: dict[str, Conflict] = {}
+        """The conflicts that nobody has settled."""
         for record in loaded.conflicts:
-            self._know_conflict(msgspec.json.decode(record.body, type=Conflict), record.body)
+            self._know_conflict(msgspec.json.decode(record.body, type=Conflict))
         self.replayed: dict[tuple[str, int], CommitRecord] = {}
         """Commits of the log that came back after a batch whose outcome was unknown, until those
         who wait for them are answered."""
@@ -164,6 +192,7 @@ class Session:
         for commit in self.commits:
             self._remember(commit.version, commit.body)
         self._trim()
+        self.texts.prune(self.limits.max_text_history_bytes)
 
     def abort(self) -> None:
         """Take the batch back: it is not known to be durable."""
@@ -207,7 +236,8 @@ class Session:
 
     def save_by_cost(self) -> None:
         """Add a saved state to the batch when the log after the last weighs more than the state."""
-        if self.log_bytes > max(self.document.weight, self.limits.saved_state_floor_bytes):
+        weight = self.document.weight + self.texts.weight
+        if self.log_bytes > max(weight, self.limits.saved_state_floor_bytes):
             self.saved = self.save()
             self.log_bytes = 0
 
@@ -218,7 +248,7 @@ class Session:
         return SavedState(
             version=self.version,
             state=encode(self.document.state),
-            index=encode([msgspec.Raw(index), authors]),
+            index=encode(_SavedIndex(msgspec.Raw(index), authors, self.texts.dump())),
         )
 
     def _commit(self, proposal: Proposal, client: Client, at: int) -> CommitRecord:
@@ -234,9 +264,16 @@ class Session:
             Author(proposal.client_id, self._base(proposal), at),
             version,
             nesting=self.limits.max_nesting,
+            texts=self.texts,
+            fields=self.fields,
         )
-        if proposal.edit is not None:
+        settled: list[Conflict] = []
+        if proposal.resolve is not None:
+            settled.append(self._resolve(merge, proposal.resolve))
+        elif proposal.edit is not None:
             proposal.edit(merge)
+        self._check_schema(merge, proposal)
+        merge.finish()
         if document.weight > self.limits.max_state_bytes:
             raise ChangeRefused(
                 f"expected a state of at most {self.limits.max_state_bytes} bytes as JSON, got"
@@ -253,6 +290,7 @@ class Session:
         if self.authors.get(proposal.client_id) != author:
             self.authors[proposal.client_id] = author
         conflicts = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
+        conflicts += settled
         body = encode(
             StateUpdate(
                 version,
@@ -279,7 +317,20 @@ class Session:
             last_activity=max(at, self.record.last_activity),
             is_active=not proposal.ends,
         )
+        if proposal.upgrades and self.schema is not None:
+            self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
         return record
+
+    def _check_schema(self, merge: Merge, proposal: Proposal) -> None:
+        if self.schema is None or not (merge.writes or proposal.upgrades):
+            return
+        written = [()] if proposal.upgrades else [parse(row[1]) for row in merge.writes]
+        try:
+            self.schema.check(self.document.state, written)
+        except ChangeRefused as refused:
+            if proposal.outdated:
+                refused.code = "schema_changed"
+            raise
 
     def _base(self, proposal: Proposal) -> int:
         base = self.version if proposal.base is None else proposal.base
@@ -314,31 +365,98 @@ class Session:
         """
         path = join(lost.path)
         kept, dropped = self._side(lost.kept), self._side(lost.lost)
+        status = "open" if lost.policy == Policy.ASK else "auto"
         conflict = Conflict(
-            f"{version}.{ordinal}", path, lost.policy, "auto", kept, dropped, version
+            f"{version}.{ordinal}", path, lost.policy, status, kept, dropped, version
         )
         pair = _pair(conflict)
         if pair is not None:
             flipped = (pair[0], pair[2], pair[1])
             known, turned = self.unresolved.get(pair), self.unresolved.get(flipped)
-            if known is None and turned is not None and turned[1] < lost.kept.version:
+            if (
+                known is None
+                and turned is not None
+                and turned[1] < lost.kept.version
+                and turned[2] is None
+                and not lost.kept.merged
+            ):
                 # The one who lost before has written again, and now it is the other who loses.
-                del self.unresolved[flipped]
-                self.document.undo.append((self.unresolved.__setitem__, (flipped, turned)))
-                known = turned[0], 0
+                self._remove(self.unresolved, flipped)
+                known = turned[0], 0, None
+            base = lost.lost.base
+            if known is not None and not lost.adds and base is not None and known[2] != base:
+                known = None
             if known is None or known[1] <= lost.lost.version:
                 name = conflict.id if known is None else known[0]
                 conflict = msgspec.structs.replace(conflict, id=name)
-                self._assign(self.unresolved, pair, (name, lost.lost.version))
+                before = self.unsettled.get(name)
+                if lost.adds and before is not None:
+                    value = _together(_value(before.lost), _value(dropped))
+                    dropped = msgspec.structs.replace(dropped, value=value)
+                    conflict = msgspec.structs.replace(conflict, lost=dropped)
+                self._assign(self.unresolved, pair, (name, lost.lost.version, base))
+        self._keep(conflict)
+        return conflict
+
+    def _keep(self, conflict: Conflict) -> None:
+        """Have a conflict written, and remember it as long as nobody has settled it."""
         record = ConflictRecord(
             conflict_id=conflict.id,
-            path=path,
-            status="auto",
-            version=version,
+            path=conflict.path,
+            status=conflict.status,
+            version=conflict.version,
             body=encode(conflict),
         )
         self._assign(self.conflicts, conflict.id, record)
-        return conflict
+        if conflict.status == "resolved":
+            self._remove(self.unsettled, conflict.id)
+        else:
+            self._assign(self.unsettled, conflict.id, conflict)
+
+    def _resolve(self, merge: Merge, op: Op) -> Conflict:
+        """Settle a conflict as somebody chose; raises `ChangeRefused`."""
+        name, keep = op.conflict_id, op.keep
+        if type(name) is not str:
+            raise ChangeRefused("expected resolve to have a conflict_id", code="bad_op")
+        conflict = self.unsettled.get(name)
+        if conflict is None:
+            version, _, ordinal = name.partition(".")
+            once = version.isdigit() and ordinal.isdigit() and int(version) <= self.version
+            raise ChangeRefused(
+                "the conflict is settled already" if once else "there is no such conflict",
+                code="already_resolved" if once else "no_such_conflict",
+            )
+        path = parse(conflict.path)
+        if conflict.version > merge.author.base:
+            raise ChangeRefused(
+                "another value was added to this conflict since it was looked at: look again",
+                code="conflict_changed",
+                path=conflict.path,
+            )
+        for pair in [pair for pair, known in self.unresolved.items() if known[0] == name]:
+            self._remove(self.unresolved, pair)
+        # The value of elements without ids is the list that had them.
+        target = path[:-1] if path[-1:] == (ANONYMOUS,) else path
+        if keep == "lost":
+            if conflict.lost.absent is True:
+                merge.unset(target)
+            else:
+                merge.set(target, msgspec.json.decode(encode(conflict.lost.value)))
+        elif type(keep) is dict and "value" in keep:
+            check(keep["value"], depth=merge.nesting - len(target), path=conflict.path)
+            merge.set(target, keep["value"])
+        elif keep != "kept":
+            raise ChangeRefused(
+                'expected keep to be "kept", "lost" or an object with a value', code="bad_op"
+            )
+        settled = msgspec.structs.replace(conflict, status="resolved")
+        self._keep(settled)
+        return settled
+
+    def _remove(self, table: dict[Any, Any], key: Any) -> None:
+        if key in table:
+            self.document.undo.append((table.__setitem__, (key, table[key])))
+            del table[key]
 
     def _assign(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         undo = self.document.undo
@@ -348,29 +466,34 @@ class Session:
             undo.append((table.pop, (key, None)))
         table[key] = value
 
-    def _know_conflict(self, conflict: Conflict, body: bytes) -> None:
+    def _know_conflict(self, conflict: Conflict) -> None:
         """Take in a record from the log, or from where records are kept."""
         pair = _pair(conflict)
         if pair is not None:
             for known in (pair, (pair[0], pair[2], pair[1])):
-                if self.unresolved.get(known, ("", 0))[0] == conflict.id:
+                if self.unresolved.get(known, ("", 0, None))[0] == conflict.id:
                     del self.unresolved[known]
-        self.open_conflicts.pop(conflict.id, None)
+        self.unsettled.pop(conflict.id, None)
         if conflict.status == "resolved":
             return
+        self.unsettled[conflict.id] = conflict
         if pair is not None:
             version = conflict.lost.version
-            entry = (conflict.id, version if isinstance(version, int) else 0)
+            base = conflict.lost.base if isinstance(conflict.lost.base, int) else None
+            entry = (conflict.id, version if isinstance(version, int) else 0, base)
             if self.unresolved.get(pair, entry)[1] <= entry[1]:
                 self.unresolved[pair] = entry
-        if conflict.status == "open":
-            self.open_conflicts[conflict.id] = body
 
     def _side(self, side: Side) -> ConflictSide:
-        by = self._by(side.client, msgspec.UNSET)
-        if side.value is ABSENT:
-            return ConflictSide(absent=True, by=by, at=side.at, version=side.version)
-        return ConflictSide(value=side.value, by=by, at=side.at, version=side.version)
+        return ConflictSide(
+            value=msgspec.UNSET if side.value is ABSENT else side.value,
+            absent=True if side.value is ABSENT else msgspec.UNSET,
+            merged=True if side.merged else msgspec.UNSET,
+            base=msgspec.UNSET if side.base is None else side.base,
+            by=self._by(side.client, msgspec.UNSET),
+            at=side.at,
+            version=side.version,
+        )
 
     # Clients
 
@@ -422,9 +545,10 @@ class Session:
                 user_id = by.user_id if by.source == "device" else None
                 self.authors[by.client_id] = (by.device_id, user_id, by.source)
             write = Write(commit.version, commit.client_id, commit.at, "", commit.version)
-            replay(self.index, msgspec.json.decode(commit.writes), write)
+            rows = msgspec.json.decode(commit.writes)
+            replay(self.index, self.texts, document, rows, write)
             for conflict in logged.conflicts or ():
-                self._know_conflict(conflict, encode(conflict))
+                self._know_conflict(conflict)
             self.version = commit.version
             if commit.client_id is not None and commit.seq is not None:
                 self.replayed[commit.client_id, commit.seq] = commit
@@ -471,13 +595,28 @@ class Session:
 def _pair(conflict: Conflict) -> _Pair | None:
     """Name what has one record at most.
 
-    Not so the server's writes, which are many people's, nor elements without ids: each of those
-    is a value of its own.
+    Not so what several made together, which one of them cannot replace; nor the server's writes,
+    which are many people's; nor elements without ids: each of those is a value of its own.
     """
     kept, lost = conflict.kept.by, conflict.lost.by
+    if conflict.lost.merged is True:
+        return None
     if kept.source != "device" or lost.source != "device" or conflict.path.endswith("/-"):
         return None
     return conflict.path, str(lost.client_id), str(kept.client_id)
+
+
+def _value(side: ConflictSide) -> Any:
+    return None if side.value is msgspec.UNSET else msgspec.json.decode(encode(side.value))
+
+
+def _together(before: Any, more: Any) -> Any:
+    """Put together what one author lost at one path, bit by bit."""
+    if isinstance(before, str) and isinstance(more, str):
+        return before + more
+    if type(before) in {int, float} and type(more) in {int, float}:
+        return add(before, more)
+    return more
 
 
 def apply_ops(ops: Sequence[Op]) -> Edit:
@@ -509,11 +648,6 @@ def _set_client(client: Client, seq: int, at: int | None, corrected: int) -> Non
     client.seq, client.at, client.corrected = seq, at, corrected
 
 
-def _load_index(data: bytes) -> tuple[Index, dict[str, _Author]]:
-    index, authors = msgspec.json.decode(data, type=tuple[msgspec.Raw, dict[str, _Author]])
-    return Index.load(bytes(index)), authors
-
-
 def empty_index() -> bytes:
     """Return what a new session's first saved state has as its index."""
-    return encode([msgspec.Raw(Index().dump()), {}])
+    return encode(_SavedIndex(msgspec.Raw(Index().dump()), {}))

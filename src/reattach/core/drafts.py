@@ -1,0 +1,228 @@
+"""What one change does to texts: splices find their place, and the books say what was done.
+
+A draft is one text as the change's author shows it. Between it and the text that stands lies what
+the author had not seen (`reattach.core.texts.Ahead`); a splice is carried over that. Where the text
+was replaced meanwhile, it is merged three ways from the text that the author had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reattach.core.document import ABSENT
+from reattach.core.index import Undo
+from reattach.core.paths import Path
+from reattach.core.text import Edit, apply, carry, fill, place, plain, undo
+from reattach.core.texts import Ahead, Entry, History, Step, Texts
+
+__all__ = ["Draft", "Drafts", "text_of"]
+
+
+def text_of(value: Any) -> str:
+    """Read a value as a text: what is none, or not there, is the empty one."""
+    return value if type(value) is str else ""
+
+
+class Draft:
+    """One text in a change. ``before`` is what stood before the change."""
+
+    def __init__(self, history: History, before: str, ahead: Ahead) -> None:
+        self.history = history
+        self.before = before
+        self.ahead = ahead
+        """What the author had not seen, through what the change did so far."""
+        self.unseen = [Step(one.version, list(one.edits), one.whole, one.first) for one in ahead]
+        """The same when the change began."""
+        self.sent: list[Edit] | None = []
+        """What the author meant, None once the change wrote the whole text."""
+        self.done: list[Edit] = []
+        self.shown: str | None = None
+        """The author's text, where the change wrote the whole of it."""
+        self.whole = False
+        """Whether the text was changed by more than the splices in ``done``."""
+        self.astray = False
+        """Whether a splice ended otherwise than its author shows it."""
+
+    def length(self, stands: str) -> int:
+        """Return how many code points the author's text has."""
+        return len(stands) - sum(
+            edit.length if edit.inserts else -edit.length
+            for step in self.ahead
+            for edit in step.edits
+        )
+
+    def author_text(self, stands: str) -> str:
+        """Return the text as the author shows it."""
+        return undo(stands, [edit for step in self.ahead for edit in step.edits])
+
+    @property
+    def replaced(self) -> bool:
+        """Whether what the author had not seen replaced the text."""
+        return any(step.whole for step in self.ahead)
+
+    def splice(
+        self, stands: str, mine: Sequence[Edit], version: int
+    ) -> tuple[list[Edit], str, bool]:
+        """Return what a splice does to the text that stands, that text after it, and whether the
+        splice could be placed.
+        """
+        replaced = self.replaced
+        seen = self.author_text(stands) if replaced else ""
+        moved, placed = self._mean(mine), True
+        if replaced:
+            merged, placed = place(seen, stands, mine)
+            self._stray(plain(apply(stands, moved), apply(stands, merged)), version)
+            moved = merged
+        done, result = fill(stands, moved)
+        self.done += done
+        return done, result, placed
+
+    def lose(self, mine: Sequence[Edit], version: int) -> None:
+        """Note a splice that has no place at all, since no text stands there."""
+        self._stray(plain(apply("", self._mean(mine)), ""), version)
+
+    def _mean(self, mine: Sequence[Edit]) -> list[Edit]:
+        """Note what the author meant; return it as carried to what stands."""
+        if self.sent is not None:
+            self.sent += mine
+        if self.shown is not None:
+            self.shown = apply(self.shown, mine)
+        return _through(self.ahead, mine)
+
+    def _stray(self, fix: Sequence[Edit], version: int) -> None:
+        if fix:
+            self.astray = True
+            self.ahead.append(Step(version, list(fix), True, version))
+
+    def entry(self, version: int, client: str | None, base: int, after: str) -> Entry:
+        """Return what goes into the books when the change has made the text ``after``."""
+        shown = self.shown
+        if self.sent is not None and (self.astray or self.whole):
+            shown = apply(self.before, _through(self.unseen, self.sent))
+        return Entry(
+            version,
+            client,
+            base,
+            self.sent,
+            plain(self.before, after) if self.whole else self.done,
+            [] if shown is None else plain(shown, after),
+            self.whole,
+        )
+
+
+def _through(ahead: Ahead, mine: Sequence[Edit]) -> list[Edit]:
+    moved = list(mine)
+    for step in ahead:
+        step.edits, moved = carry(step.edits, moved)
+    return moved
+
+
+class Drafts:
+    """The texts that one change touches. ``look`` reads what stands at a path."""
+
+    def __init__(
+        self,
+        texts: Texts,
+        client: str | None,
+        base: int,
+        version: int,
+        undo: Undo,
+        look: Callable[[Path], Any],
+    ) -> None:
+        self._texts = texts
+        self._client = client
+        self._base = base
+        self._version = version
+        self._undo = undo
+        self._look = look
+        self._drafts: dict[Path, Draft] = {}
+        self._whole: list[Path] = []
+
+    def open(self, path: Path, stands: str, *, concurrent: bool) -> Draft | None:
+        """Return the author's draft of a text that is to be spliced.
+
+        ``concurrent``: another client wrote at or above the path since the author looked. None
+        where what was done to the text is no longer known.
+        """
+        draft = self._drafts.get(path)
+        if draft is not None:
+            if draft.sent is None and draft.shown is not None and not draft.ahead:
+                fix = plain(draft.shown, stands)
+                draft.ahead = [Step(self._version, fix, True, self._version)] if fix else []
+            return draft
+        history = self._texts.find(path)
+        if history is None:
+            if concurrent or any(path[: len(above)] == above for above in self._whole):
+                return None
+            history = self._texts.begin(path, self._version - 1, stands, self._undo)
+        ahead = history.ahead(self._client, self._base)
+        if ahead is None:
+            return None
+        draft = self._drafts[path] = Draft(history, history.text, ahead)
+        return draft
+
+    def wrote(
+        self, path: Path, value: Any, before: Any, edits: Sequence[Edit] | None = None
+    ) -> None:
+        """Note that the change writes all that is at a path, whether or not it will stand.
+
+        ``before`` is what stood there; what the author wrote is ``value``, or `ABSENT`. ``edits``
+        are what was done to the text there, where the patch tells of it as edits.
+        """
+        self._whole.append(path)
+        if type(before) is str or type(value) is str:
+            self._texts.begin(path, self._version - 1, text_of(before), self._undo)
+        for draft, at in self._all(path):
+            if edits is None:
+                draft.whole = True
+            else:
+                draft.done += edits
+            draft.sent = None
+            draft.ahead = []
+            draft.shown = text_of(_dig(value, at[len(path) :]))
+
+    def touched(self, path: Path) -> None:
+        """Note that a server's edit is about to change what is at or below a path."""
+        self._whole.append(path)
+        before = self._look(path)
+        if type(before) is str:
+            self._texts.begin(path, self._version - 1, before, self._undo)
+        for draft, _ in self._all(path):
+            draft.whole = True
+
+    def _all(self, path: Path) -> list[tuple[Draft, Path]]:
+        """Return the drafts of all texts at or below a path."""
+        found: list[tuple[Draft, Path]] = []
+        for at, history in self._texts.under(path):
+            draft = self._drafts.get(at)
+            if draft is None:
+                draft = self._drafts[at] = Draft(history, history.text, [])
+            found.append((draft, at))
+        return found
+
+    def finish(self) -> list[tuple[Path, History, Entry]]:
+        """Enter what the change did into the books, and return it for the log."""
+        rows: list[tuple[Path, History, Entry]] = []
+        for path, draft in self._drafts.items():
+            after = text_of(self._look(path))
+            entry = draft.entry(self._version, self._client, self._base, after)
+            if not draft.history.entries and not entry.sent and not entry.done and not entry.fix:
+                continue
+            self._texts.append(draft.history, entry, after, self._undo)
+            rows.append((path, draft.history, entry))
+        return rows
+
+
+def _dig(value: Any, path: Path) -> Any:
+    """Return what a value has at an operation path below it, `ABSENT` where that is nothing."""
+    for token in path:
+        if type(value) is dict:
+            value = value.get(token, ABSENT)
+        elif type(value) is list and token[:1] == "#":
+            value = next(
+                (one for one in value if type(one) is dict and one.get("id") == token[1:]), ABSENT
+            )
+        else:
+            return ABSENT
+    return value

@@ -1,0 +1,305 @@
+"""Splices find their place: any number of clients, any delay, and the books after a reload."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from reattach.core.limits import Limits
+from reattach.core.policy import Field, Policy
+from reattach.core.session import Session
+from reattach.store.base import Loaded
+from reattach.store.base import SavedState as Saved
+from reattach.wire import encode
+from tests.core.rig import Rig, put, record, splice, unset
+from tests.core.text_client import TextClient
+
+# Beyond the BMP too; each is put in once.
+LETTERS = [
+    chr(code)
+    for code in (*range(0x61, 0x7B), *range(0x3B1, 0x3C9), *range(0x1F600, 0x1F640))
+]
+
+
+class Writers:
+    """Clients that write into one text, each hearing of the others late."""
+
+    def __init__(self, seed: int, *, sets: float = 0.0, text: str = "0123456789") -> None:
+        self.chance = random.Random(seed)
+        self.rig = Rig({"t": text})
+        self.clients = [TextClient(name, self.rig) for name in "abc"]
+        self.sets = sets
+        self.fresh = [chr(code) for code in range(0x4E00, 0x9FFF)] + LETTERS
+        self.chance.shuffle(self.fresh)
+        self.inserted = set(text)
+        self.deleted: set[str] = set()
+        self.typed: dict[str, set[str]] = {name: set() for name in "abc"}
+        self.at = 1_000
+
+    def step(self) -> None:
+        chance = self.chance
+        client = chance.choice(self.clients)
+        act = chance.random()
+        if act < 0.45:
+            self.write(client)
+        elif act < 0.7:
+            if client.sent < len(client.pending):
+                self.send(client)
+        else:
+            # Long spans offline: one client in three hears nothing for a while.
+            for _ in range(chance.choice([1, 1, 5])):
+                if client.version < self.rig.version:
+                    client.hear()
+
+    def write(self, client: TextClient) -> None:
+        chance = self.chance
+        self.at += 1
+        shown = client.shown
+        if chance.random() < self.sets:
+            new = "".join(self.fresh.pop() for _ in range(chance.randint(0, 3)))
+            at = chance.randint(0, len(shown))
+            end = chance.randint(at, min(len(shown), at + 3))
+            self.inserted |= set(new)
+            self.deleted |= set(shown[at:end])
+            text = f"{shown[:at]}{new}{shown[end:]}"
+            # A whole text is all that its author wants: it stands for what they wrote before.
+            self.deleted |= self.typed[client.name] - set(text)
+            self.typed[client.name] |= set(new)
+            client.put(text, at=self.at)
+            return
+        index = chance.randint(0, len(shown))
+        delete = min(chance.choice([0, 0, 0, 1, 3]), len(shown) - index)
+        insert = "".join(self.fresh.pop() for _ in range(chance.choice([0, 1, 1, 2])))
+        self.inserted |= set(insert)
+        self.typed[client.name] |= set(insert)
+        self.deleted |= set(shown[index : index + delete])
+        client.splice(index, delete, insert, at=self.at)
+
+    def send(self, client: TextClient) -> None:
+        frame = client.send()
+        assert frame["type"] == "state_update", frame
+
+    def settle(self) -> None:
+        while any(one.pending or one.version < self.rig.version for one in self.clients):
+            client = self.chance.choice(self.clients)
+            if client.sent < len(client.pending) and self.chance.random() < 0.5:
+                self.send(client)
+            elif client.version < self.rig.version:
+                client.hear()
+
+    def lost(self) -> set[str]:
+        """Every character that a conflict record holds."""
+        records = msgspec.json.decode(encode(list(self.rig.session.unsettled.values())))
+        return {
+            letter
+            for one in records
+            for side in ("lost", "kept")
+            for letter in str(one[side].get("value", ""))
+        }
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_every_character_is_kept_and_everybody_sees_one_text(seed: int) -> None:
+    """Rules TX1 to TX4: whatever the order of arrival."""
+    writers = Writers(seed)
+    for _ in range(80):
+        writers.step()
+    writers.settle()
+    text = writers.rig.state["t"]
+    assert [one.shown for one in writers.clients] == [text] * 3
+    assert set(text) == writers.inserted - writers.deleted
+    assert len(text) == len(set(text))
+    assert not writers.rig.session.unsettled
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_with_whole_texts_in_between_nothing_is_lost(seed: int) -> None:
+    """Rules TX5, TX6: what has no place in the text is in a record."""
+    writers = Writers(seed, sets=0.2)
+    for _ in range(80):
+        writers.step()
+    writers.settle()
+    text = writers.rig.state["t"]
+    assert [one.shown for one in writers.clients] == [text] * 3
+    missing = writers.inserted - writers.deleted - set(text) - writers.lost()
+    assert not missing
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_books_that_were_loaded_again_say_the_same(seed: int) -> None:
+    writers = Writers(seed, sets=0.1)
+    for _ in range(60):
+        writers.step()
+    rig = writers.rig
+    live, again = rig.session, rig.reload()
+    saved = live.save()
+    row = record(rig.version)
+    stored = Session(
+        Loaded(session=row, saved=saved, tail=(), conflicts=(), devices=()), rig.limits
+    )
+    for client in writers.clients:
+        for base in range(rig.version + 1):
+            history = live.texts.find(("t",))
+            if history is None:
+                continue
+            expected = history.ahead(client.name, base)
+            for other in (again, stored):
+                found = other.texts.find(("t",))
+                assert found is not None
+                assert found.text == history.text
+                assert edits(found.ahead(client.name, base)) == edits(expected)
+
+
+def edits(ahead: Any) -> Any:
+    """What lies ahead, whichever of it was put together."""
+    return ahead is not None and [
+        letter
+        for step in ahead
+        for edit in step.edits
+        for letter in (
+            [(edit.pos + n, one) for n, one in enumerate(edit.text)]
+            if edit.inserts
+            else [(edit.pos, -edit.length)]
+        )
+    ]
+
+
+def test_a_batch_that_did_not_land_leaves_the_books_as_they_were() -> None:
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 0, 0, "x"), base=0)
+    before = rig.session.texts.dump(), rig.session.texts.weight
+    rig.session.cut()
+    rig.decide("b", splice("/t", 3, 0, "y"), base=0)
+    rig.decide("b", put("/t", "new"), base=0)
+    rig.decide("b", splice("/u", 0, 0, "z"), base=0)
+    rig.session.abort()
+    assert (rig.session.texts.dump(), rig.session.texts.weight) == before
+    rig.change("b", splice("/t", 3, 0, "y"), base=0)
+    assert rig.state == {"t": "xabcy"}
+
+
+def test_positions_are_of_the_text_as_the_author_saw_it() -> None:
+    """Rules O6, TX4: beyond it they are refused."""
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 0, 0, "long before"), base=0)
+    assert rig.refused("b", splice("/t", 4, 0, "y"), base=0) == "bad_range"
+    rig.change("b", splice("/t", 3, 0, "y"), base=0)
+    assert rig.state == {"t": "long beforeabcy"}
+    rig.change("b", splice("/t", 4, 0, "z"), base=0)
+    assert rig.state == {"t": "long beforeabcyz"}
+
+
+def test_a_splice_over_a_concurrent_set_is_merged_three_ways() -> None:
+    """Rule TX5."""
+    rig = Rig({"t": "The fox jumps"})
+    rig.change("a", put("/t", "A fox leaps"), base=0)
+    assert rig.conflicts("b", splice("/t", 4, 0, "red "), base=0) == []
+    assert rig.state == {"t": "A red fox leaps"}
+    rig.change("b", splice("/t", 7, 0, "dy"), base=0)
+    assert rig.state == {"t": "A reddy fox leaps"}
+
+
+def test_a_splice_over_a_concurrent_unset() -> None:
+    rig = Rig({"t": "abc"})
+    rig.change("a", unset("/t"), base=0)
+    assert rig.conflicts("b", splice("/t", 0, 1, ""), base=0) == []
+    assert rig.state == {}
+    assert rig.conflicts("b", splice("/t", 2, 0, "d"), base=0) == []
+    assert rig.state == {"t": "d"}
+
+
+def test_a_splice_where_a_concurrent_set_made_no_text() -> None:
+    rig = Rig({"t": "abc"})
+    rig.change("a", put("/t", 5), base=0)
+    assert rig.conflicts("b", splice("/t", 3, 0, "d"), base=0) == [("/t", 5, "abcd")]
+    assert rig.conflicts("b", splice("/t", 4, 0, "e"), base=0) == [("/t", 5, "abcde")]
+    assert rig.refused("b", splice("/t", 0, 0, "d"), base=1) == "not_a_string"
+    assert rig.state == {"t": 5}
+
+
+def test_what_is_typed_where_nothing_is_known_of_the_text_is_gathered_in_one_record() -> None:
+    """Rule M14: each later one would replace what the record holds."""
+    rig = Rig({"o": {"t": "text"}})
+    rig.change("a", unset("/o"), base=0)
+    rig.change("b", splice("/o/t", 4, 0, "x"), base=0)
+    found = rig.conflicts("b", splice("/o/t", 5, 0, "y"), base=0)
+    assert found == [("/o/t", None, "xy")]
+    assert len(rig.session.unsettled) == 1
+
+
+def test_a_set_competes_with_what_was_spliced() -> None:
+    """Rule M4, as for sums."""
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 3, 0, "d"), base=0, at=10)
+    assert rig.conflicts("b", put("/t", "new"), base=0, at=20) == [("/t", "new", "abcd")]
+    assert rig.conflicts("c", put("/t", "old"), base=0, at=5) == [("/t", "new", "old")]
+
+
+def text_rig(text: str) -> Rig:
+    rig = Rig({"t": text})
+    rig.session.fields = Field()
+    rig.session.fields.fields["t"] = Field(Policy.TEXT)
+    return rig
+
+
+def test_the_policy_text_keeps_both_edits() -> None:
+    """Rules M3, TX2: as edits, also in the patch."""
+    rig = text_rig("The fox jumps")
+    frame = rig.change("a", put("/t", "A fox leaps"), base=0)
+    assert {step["op"] for step in frame["patch"]} == {"str_ins", "str_del"}
+    assert rig.conflicts("b", put("/t", "The red fox jumps!"), base=0) == []
+    assert rig.state == {"t": "A red fox leaps!"}
+    # Over the author's own standing write, too.
+    assert rig.conflicts("b", put("/t", "The red fox jumps!!"), base=0) == []
+    assert rig.state == {"t": "A red fox leaps!!"}
+
+
+def test_the_policy_text_records_what_has_no_place() -> None:
+    rig = text_rig("hello")
+    rig.change("a", put("/t", "howdy all"), base=0)
+    assert rig.conflicts("b", put("/t", "hi there"), base=0) == [("/t", "howdy all", "hi there")]
+    assert rig.conflicts("b", unset("/t"), base=0) == [("/t", "howdy all", None)]
+    assert rig.state == {"t": "howdy all"}
+
+
+def test_the_policy_text_over_a_concurrent_removal() -> None:
+    rig = text_rig("hello")
+    rig.change("a", unset("/t"), base=0)
+    assert rig.conflicts("b", put("/t", "hello you"), base=0) == [("/t", "hello you", None)]
+    assert rig.state == {"t": "hello you"}
+
+
+def test_what_is_remembered_of_texts_is_bounded() -> None:
+    limits = Limits(max_text_history_bytes=2_000)
+    rig = Rig({"t": ""}, limits)
+    for n in range(200):
+        rig.change("a", splice("/t", n, 0, "x"), base=n)
+    assert rig.session.texts.weight <= 2_000
+    # What is older is a conflict, and nothing is lost.
+    assert rig.conflicts("b", splice("/t", 1, 0, "y"), base=1) == [("/t", "x" * 200, "y")]
+    rig.change("b", splice("/t", 194, 0, "z"), base=195)
+    assert rig.state["t"] == "x" * 194 + "z" + "x" * 6
+
+
+def test_a_saved_state_has_the_books() -> None:
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 0, 0, "x"), base=0)
+    saved = rig.session.save()
+    assert isinstance(saved, Saved)
+    again = Session(
+        Loaded(session=record(1), saved=saved, tail=(), conflicts=(), devices=()), rig.limits
+    )
+    assert again.texts.dump() == rig.session.texts.dump()
+    assert again.texts.weight == rig.session.texts.weight
+
+
+def test_ten_thousand_splices_from_offline_over_as_many_are_carried_in_time() -> None:
+    rig = Rig({"t": "|"})
+    for n in range(2_000):
+        rig.change("a", splice("/t", n, 0, "a"), base=n)
+    for n in range(2_000):
+        rig.change("b", splice("/t", n + 1, 0, "b"), base=0)
+    assert rig.state["t"] == "a" * 2_000 + "|" + "b" * 2_000
