@@ -191,6 +191,10 @@ class Drafts:
         for draft, _ in self._all(path):
             draft.whole = True
 
+    def rename(self, old: Path, new: Path) -> None:
+        """Have what is known of the texts at one path at another."""
+        self._texts.rename(old, new, self._undo)
+
     def _all(self, path: Path) -> list[tuple[Draft, Path]]:
         """Return the drafts of all texts at or below a path."""
         found: list[tuple[Draft, Path]] = []

@@ -38,6 +38,8 @@ class Kind:
     """Wrote what stood already, without having seen it."""
     MERGED = "m"
     """Was merged with what stood, by a policy that lets both go into the result."""
+    RENAME = "r"
+    """No write: what lay at one path lies at another since the schema has a new name for it."""
     TEXT = "x"
     """No write: what a commit did to a text, for `reattach.core.texts`."""
 
@@ -178,6 +180,29 @@ class Index:
                 ):
                     found = write
         return found
+
+    def rename(self, old: Path, new: Path, undo: Undo) -> None:
+        """Have the writes at and below ``old`` at ``new``, which differs in its last token.
+
+        ``*`` in the paths stands for any token.
+        """
+        nodes = [self.root]
+        for token in old[:-1]:
+            nodes = [
+                child
+                for node in nodes
+                for name, child in (node.children or {}).items()
+                if token in ("*", name)
+            ]
+        for node in nodes:
+            children = node.children
+            if children is not None and old[-1] in children:
+                undo.append((setattr, (node, "children", children)))
+                node.children = {
+                    new[-1] if name == old[-1] else name: child
+                    for name, child in children.items()
+                    if name != new[-1]
+                }
 
     def find(self, path: Path) -> Node | None:
         """Return the node of a path, None where neither it nor anything below was written."""

@@ -20,6 +20,7 @@ from reattach.core.drafts import Draft, Drafts, text_of
 from reattach.core.index import ANONYMOUS, COMMUTING, Index, Kind, Node, Write
 from reattach.core.paths import Path, join, parse
 from reattach.core.policy import MERGING, Field, Policy, greater
+from reattach.core.schema import Rename
 from reattach.core.text import Edit, apply, fill, fine, place, splice
 from reattach.core.texts import Texts, pack_entry, unpack_entry
 from reattach.core.values import JSON, check, equal
@@ -648,6 +649,35 @@ class Merge:
                 again = msgspec.structs.replace(write, order=self.version)
                 self.index.record(one.path, again, self.document.undo)
 
+    # Schemas
+
+    def become(self, state: dict[str, Any], renames: Sequence[Rename]) -> None:
+        """Make the state one of its schema's present version.
+
+        That is nobody's act: what was renamed keeps its writers, and nothing competes with it.
+        """
+        for old, new in renames:
+            self.writes.append([Kind.RENAME, join(old), join(new)])
+            self.index.rename(old, new, self.document.undo)
+            self.drafts.rename(old, new)
+        self._become((), state)
+
+    def _become(self, path: Path, target: JSON) -> None:
+        document = self.document
+        place = document.locate(path)
+        assert place is not None, "its object was just looked at"
+        current = place.value
+        if type(current) is not dict or type(target) is not dict:
+            if current is ABSENT or not equal(current, target):
+                self.drafts.touched(path)
+                document.put(place, target)
+            return
+        for key in [key for key in current if key not in target]:
+            self.drafts.touched((*path, key))
+            document.remove(Place(current, key, _inside(place), current[key]))
+        for key, value in target.items():
+            self._become((*path, key), value)
+
     # Helpers
 
     def finish(self) -> None:
@@ -698,6 +728,12 @@ def replay(
     """
     undo: list[Any] = []
     for kind, pointer, *more in writes:
+        if kind == Kind.RENAME:
+            old, new = parse(pointer), parse(more[0])
+            index.rename(old, new, undo)
+            texts.rename(old, new, undo)
+            undo.clear()
+            continue
         if kind == Kind.TEXT:
             path, done = parse(pointer), unpack_entry(more[0])
             text = text_of(document.read(path))

@@ -268,7 +268,9 @@ class Session:
             fields=self.fields,
         )
         settled: list[Conflict] = []
-        if proposal.resolve is not None:
+        if proposal.upgrades:
+            self._upgrade(merge)
+        elif proposal.resolve is not None:
             settled.append(self._resolve(merge, proposal.resolve))
         elif proposal.edit is not None:
             proposal.edit(merge)
@@ -321,12 +323,23 @@ class Session:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
         return record
 
+    def _upgrade(self, merge: Merge) -> None:
+        schema, version = self.schema, self.record.schema_version or 1
+        if schema is None or version >= schema.version:
+            raise ChangeRefused("the state is of the newest version", code="upgraded")
+        copy = msgspec.json.decode(encode(self.document.state))
+        renames = [
+            one
+            for later in range(version + 1, schema.version + 1)
+            for one in schema.renames.get(later, ())
+        ]
+        merge.become(schema.upgrade(copy, version), renames)
+
     def _check_schema(self, merge: Merge, proposal: Proposal) -> None:
-        if self.schema is None or not (merge.writes or proposal.upgrades):
-            return
-        written = [()] if proposal.upgrades else [parse(row[1]) for row in merge.writes]
+        if self.schema is None or proposal.upgrades:
+            return  # an upgrade looks at all that it made
         try:
-            self.schema.check(self.document.state, written)
+            self.schema.check(self.document.state, [parse(row[1]) for row in merge.writes])
         except ChangeRefused as refused:
             if proposal.outdated:
                 refused.code = "schema_changed"

@@ -241,6 +241,29 @@ class Texts:
         self.weight += entry.weight
         history.append(entry, text, undo)
 
+    def rename(self, old: Path, new: Path, undo: Undo) -> None:
+        """Have the histories at and below ``old`` at ``new``, which differs in its last token.
+
+        ``*`` in the paths stands for any token.
+        """
+        nodes = [self._root]
+        for token in old[:-1]:
+            nodes = [
+                child
+                for node in nodes
+                for name, child in node.children.items()
+                if token in ("*", name)
+            ]
+        for node in nodes:
+            children = node.children
+            if old[-1] in children:
+                undo.append((setattr, (node, "children", children)))
+                node.children = {
+                    new[-1] if name == old[-1] else name: child
+                    for name, child in children.items()
+                    if name != new[-1]
+                }
+
     def under(self, path: Path) -> Iterator[tuple[Path, History]]:
         """Go through the histories at and below a path."""
         node = self._root
