@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reattach.errors import ChangeRefused, NotAuthenticated, ReattachError
 from reattach.runtime.registry import User
+from reattach.schema import SessionModel
 from reattach.server.app import Reattach
 from reattach.sessions import Commit, Sessions, Snapshot
 from reattach.settings import Settings
@@ -14,6 +15,7 @@ __all__ = [
     "NotAuthenticated",
     "Reattach",
     "ReattachError",
+    "SessionModel",
     "Sessions",
     "Settings",
     "Snapshot",

@@ -8,9 +8,9 @@
 
     reattach = Reattach(schemas=[GapResolution])
 
-A change whose result does not fit is refused with the path and pydantic's reason. Values are checked
-strictly, as JSON, and never altered. Only what a change wrote is validated: the field itself, and
-what lies around it as far as that has validators of its own.
+A change whose result does not fit is refused with the path and pydantic's reason. Values are
+checked strictly, as JSON, and never altered. Only what a change wrote is validated: the field
+itself, and what lies around it as far as that has validators of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import msgspec
 from annotated_types import MaxLen, MinLen
@@ -48,7 +48,7 @@ __all__ = [
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes a state of one version to one of the next; it may alter the state that it is given."""
 
-F = TypeVar("F", bound=Upgrade)
+Static = TypeVar("Static")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +103,29 @@ class Step:
     """Marks the field that tells which step of its work a session is at."""
 
 
-def upgrade(version: int) -> Callable[[F], F]:
+def upgrade(version: int) -> Callable[[Static], Static]:
     """Mark a static method of a schema that makes states of the version before to ``version``."""
 
-    def mark(function: F) -> F:
-        function._upgrades_to = version  # type: ignore[attr-defined]  # read by ModelSchema
-        return typing.cast("F", staticmethod(function))
+    def mark(method: Static) -> Static:
+        if not isinstance(method, staticmethod):
+            raise TypeError("expected @upgrade above @staticmethod: a state comes in, one goes out")
+        return cast("Static", _Upgrade(method.__func__, version))
 
     return mark
+
+
+if typing.TYPE_CHECKING:
+    _Static = staticmethod[..., Any]
+else:
+    _Static = staticmethod
+
+
+class _Upgrade(_Static):
+    """A static method that makes states of one version to the next."""
+
+    def __init__(self, function: Upgrade, version: int) -> None:
+        super().__init__(function)
+        self.version = version
 
 
 class SessionModel(BaseModel):
@@ -125,6 +140,7 @@ class SessionModel(BaseModel):
             renames = {2: {"/answers/*/text": "/answers/*/answer"}}
 
             @upgrade(3)
+            @staticmethod
             def _count(state: dict[str, Any]) -> dict[str, Any]:
                 return {**state, "count": len(state["answers"])}
     """
@@ -136,10 +152,13 @@ class SessionModel(BaseModel):
     renames: ClassVar[Mapping[int, Mapping[str, str]]] = {}
 
 
+_LISTS = (list, set, frozenset, tuple, Sequence)
+
+
 class _Spot(Field):
     """A place in a schema with what a value there must be."""
 
-    __slots__ = ("alone", "closed", "most", "needed", "_adapter", "least", "type")
+    __slots__ = ("_adapter", "alone", "closed", "least", "most", "needed", "type")
 
     def __init__(self, kind: Any, policy: str) -> None:
         super().__init__(policy)
@@ -175,17 +194,15 @@ class ModelSchema:
         self._fields_of: dict[Any, dict[str, Field]] = {}
         self._root = self._spot(model, (), ())
         self.fields: Field = self._root
-        self.renames = {
+        self.renames: Mapping[int, Sequence[Rename]] = {
             version: [_rename(model, old, new) for old, new in names.items()]
             for version, names in model.renames.items()
         }
         self._upgrades: dict[int, Upgrade] = {}
         for base in reversed(model.__mro__):
             for value in vars(base).values():
-                function = getattr(value, "__func__", None)
-                version = getattr(function, "_upgrades_to", None)
-                if function is not None and version is not None:
-                    self._upgrades[version] = function
+                if isinstance(value, _Upgrade):
+                    self._upgrades[value.version] = value.__func__
         newest = max([1, *self.renames, *self._upgrades])
         if newest > self.version:
             raise TypeError(
@@ -244,7 +261,8 @@ class ModelSchema:
             spot.check(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise _mismatch(_named(value, done, first["loc"]), first["msg"]) from None
+            named = _named(value, done, first["loc"], missing=first["type"] == "missing")
+            raise _mismatch(named, first["msg"]) from None
 
     # Reading a model
 
@@ -274,20 +292,22 @@ class ModelSchema:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             self._fill_model(spot, kind, path)
-        elif origin in {list, set, frozenset, Sequence} and arguments:
-            spot.fields[ANY] = self._spot(arguments[0], (), (*path, ANY))
-        elif origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-            spot.fields[ANY] = self._spot(arguments[0], (), (*path, ANY))
+        elif origin in _LISTS and arguments:
+            if origin is not tuple or arguments[1:] == (Ellipsis,):
+                spot.fields[ANY] = self._spot(arguments[0], (), (*path, ANY))
         elif origin in {dict, Mapping} and len(arguments) == 2:
             spot.fields[ANY] = self._spot(arguments[1], (), (*path, ANY))
         elif origin in {typing.Union, types.UnionType}:
             branches = [one for one in arguments if one is not type(None)]
             for branch in branches:
                 inner = self._spot(branch, (), path)
+                if spot.policy == Policy.LATEST:
+                    spot.policy = inner.policy
                 for token, field in inner.fields.items():
                     spot.fields.setdefault(token, field)
                 if len(branches) == 1:
-                    spot.alone = spot.alone and inner.alone
+                    bounded = inner.least > 0 or inner.most is not None
+                    spot.alone = spot.alone and inner.alone and not bounded
                     spot.closed = inner.closed
             if len(branches) > 1:
                 spot.alone = False
@@ -349,18 +369,21 @@ def _check_length(spot: _Spot, value: Any, path: Sequence[str]) -> None:
         raise _mismatch(path, f"expected at most {spot.most} items, got {len(value)}")
 
 
-def _named(value: Any, path: Sequence[str], loc: Sequence[Any]) -> list[str]:
-    """Say where pydantic found something, by the ids of list elements as far as they have any."""
+def _named(value: Any, path: Sequence[str], loc: Sequence[Any], *, missing: bool) -> list[str]:
+    """Say where pydantic found something, by the ids of list elements as far as they have any.
+
+    What it names beside keys and indexes are branches of unions: they are no part of the path.
+    """
     named = list(path)
-    for part in loc:
+    for n, part in enumerate(loc):
         if type(value) is list and type(part) is int and part < len(value):
             value = value[part]
             found = value.get("id") if type(value) is dict else None
             named.append(f"#{found}" if type(found) is str else str(part))
         elif type(value) is dict and part in value:
             value = value[part]
-            named.append(str(part))
-        elif not (type(value) is dict and named and not isinstance(part, str)):
+            named.append(part)
+        elif missing and n == len(loc) - 1:
             named.append(str(part))
     return named
 
@@ -399,7 +422,7 @@ def _rename(model: type[SessionModel], old: str, new: str) -> Rename:
     paths = parse(old), parse(new)
     if len(paths[0]) != len(paths[1]) or not paths[0] or paths[0][:-1] != paths[1][:-1]:
         raise TypeError(
-            f"expected each of {model.__name__}.renames to be two pointers that differ in their last"
-            f" token only, got {old!r} and {new!r}: move values with an upgrade"
+            f"expected each of {model.__name__}.renames to be two pointers that differ in their"
+            f" last token only, got {old!r} and {new!r}: move values with an upgrade"
         )
     return paths

@@ -13,17 +13,15 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from reattach.core.effects import Request
 from reattach.core.merge import Merge
-from reattach.core.room import Room
-from reattach.core.session import Edit, Proposal, apply_ops
+from reattach.core.session import apply_ops
 from reattach.errors import BadRequest, Unavailable, VersionGone
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
-from reattach.store.base import ClientRecord, CommitRecord, SessionRecord
+from reattach.store.base import CommitRecord, SessionRecord
 from reattach.wire import Op, SessionRestored, StateUpdate
 
-__all__ = ["Commit", "Sessions", "Snapshot", "server_request"]
+__all__ = ["Commit", "Sessions", "Snapshot"]
 
 Commit: TypeAlias = StateUpdate | SessionRestored
 """A commit: its ``version``, ``patch`` (RFC 6902 and text), ``by``, ``at`` and ``conflicts``."""
@@ -104,7 +102,7 @@ class Sessions:
                 ops = ops(copy)
             apply_ops(_to_ops(ops))(merge)
 
-        request = await server_request(registry, host, edit, user_id)
+        request = await registry.request(host, edit=edit, user_id=user_id)
         result = await host.submit(request)
         if not isinstance(result.decision, CommitRecord):
             raise Unavailable("the change was stored, and its commit is no longer at hand")
@@ -150,25 +148,6 @@ class Sessions:
     async def _host(self, session_id: str) -> Host:
         registry: Registry = await self._running()
         return await registry.open(session_id)
-
-
-async def server_request(
-    registry: Registry, host: Host, edit: Edit, user_id: str | None
-) -> Request:
-    """Make a change by this process, the session's next of its own client.
-
-    ``user_id`` says on whose behalf; it stands in the commit's ``by``.
-    """
-    name = registry.server_client
-    record = await registry.store.client(host.room.session_id, name)
-
-    def know(room: Room) -> None:
-        if name not in room.session.clients:
-            mine = record or ClientRecord(client_id=name, user_id="", device_id="")
-            room.session.know(mine, known=record is not None, source="server")
-
-    await host.at_rest(know)
-    return Request(proposal=Proposal(client_id=name, edit=edit, user_id=user_id))
 
 
 def _to_ops(ops: Ops) -> list[Op]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from reattach.core.limits import Limits
+from reattach.core.schema import Schema
 from reattach.core.session import Proposal, Session, apply_ops, empty_index
 from reattach.store.base import (
     ClientRecord,
@@ -47,10 +48,16 @@ def loaded(state: dict[str, Any] | None = None, **values: Any) -> Loaded:
 class Rig:
     """Drives one `Session`. Every change is a batch of its own, and durable at once."""
 
-    def __init__(self, state: dict[str, Any] | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        state: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+        schema: Schema | None = None,
+    ) -> None:
         self.limits = limits or Limits()
         self.initial = json.loads(json.dumps(state or {}))
-        self.session = Session(loaded(state), self.limits)
+        self.schema = schema
+        self.session = Session(loaded(state), self.limits, schema)
         self.log: list[CommitRecord] = []
         self.frames: list[dict[str, Any]] = []
         """The commits as frames: the first makes version 1."""
@@ -119,7 +126,9 @@ class Rig:
         saved = SavedState(version=0, state=encode(self.initial), index=empty_index())
         row = record(self.session.version)
         return Session(
-            Loaded(session=row, saved=saved, tail=self.log, conflicts=(), devices=()), self.limits
+            Loaded(session=row, saved=saved, tail=self.log, conflicts=(), devices=()),
+            self.limits,
+            self.schema,
         )
 
 

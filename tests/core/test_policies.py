@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reattach.core.policy import ANY, Field, Policy, greater
 from reattach.core.document import ABSENT
+from reattach.core.policy import ANY, Field, Policy, greater
 from reattach.core.session import Proposal, Session
 from reattach.wire import Op
 from tests.core.rig import Rig, check, inc, insert, put, unset
@@ -321,12 +321,17 @@ def test_a_batch_that_did_not_land_settles_nothing() -> None:
     before = dict(made.session.unresolved)
     made.session.cut()
     made.client("c")
-    made.session.decide(_proposal(made, resolve("2.0", "lost")))
+    made.session.decide(
+        Proposal(
+            client_id="c",
+            seq=1,
+            at=1,
+            corrected=1,
+            base=2,
+            resolve=Op(**resolve("2.0", "lost")),
+        )
+    )
     made.session.abort()
     assert open_ids(made.session) == ["2.0"]
     assert made.session.unresolved == before
     assert made.state["ask"] == 1
-
-
-def _proposal(made: Rig, op: dict[str, Any]) -> Any:
-    return Proposal(client_id="c", seq=1, at=1, corrected=1, base=2, resolve=Op(**op))

@@ -19,8 +19,7 @@ from tests.core.text_client import TextClient
 
 # Beyond the BMP too; each is put in once.
 LETTERS = [
-    chr(code)
-    for code in (*range(0x61, 0x7B), *range(0x3B1, 0x3C9), *range(0x1F600, 0x1F640))
+    chr(code) for code in (*range(0x61, 0x7B), *range(0x3B1, 0x3C9), *range(0x1F600, 0x1F640))
 ]
 
 

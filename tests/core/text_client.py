@@ -1,4 +1,4 @@
-"""A client of one text that keeps to the rules TX1 to TX6 and no more, to hold the server to them."""
+"""A client of one text that keeps to the rules TX1 to TX6, and to no others."""
 
 from __future__ import annotations
 

@@ -97,6 +97,7 @@ class Connection:
         "held",
         "line",
         "offset",
+        "outdated",
         "paused",
         "phase",
         "pinged_at",
@@ -121,6 +122,8 @@ class Connection:
         self.waiting = 0
         """Its changes that wait for their decision."""
         self.paused = False
+        self.outdated = False
+        """Whether its client is too old for the session's schema, and may only read."""
         self.gap_told = False
         """Whether it was told of a gap in its numbers that still stands."""
 

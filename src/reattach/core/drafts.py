@@ -119,7 +119,10 @@ def _through(ahead: Ahead, mine: Sequence[Edit]) -> list[Edit]:
 
 
 class Drafts:
-    """The texts that one change touches. ``look`` reads what stands at a path."""
+    """The texts that one change touches.
+
+    ``look`` reads what stands at a path, ``since`` says since which version nobody wrote there.
+    """
 
     def __init__(
         self,
@@ -129,6 +132,7 @@ class Drafts:
         version: int,
         undo: Undo,
         look: Callable[[Path], Any],
+        since: Callable[[Path], int],
     ) -> None:
         self._texts = texts
         self._client = client
@@ -136,6 +140,7 @@ class Drafts:
         self._version = version
         self._undo = undo
         self._look = look
+        self._since = since
         self._drafts: dict[Path, Draft] = {}
         self._whole: list[Path] = []
 
@@ -155,7 +160,7 @@ class Drafts:
         if history is None:
             if concurrent or any(path[: len(above)] == above for above in self._whole):
                 return None
-            history = self._texts.begin(path, self._version - 1, stands, self._undo)
+            history = self._begin(path, stands)
         ahead = history.ahead(self._client, self._base)
         if ahead is None:
             return None
@@ -172,7 +177,7 @@ class Drafts:
         """
         self._whole.append(path)
         if type(before) is str or type(value) is str:
-            self._texts.begin(path, self._version - 1, text_of(before), self._undo)
+            self._begin(path, text_of(before))
         for draft, at in self._all(path):
             if edits is None:
                 draft.whole = True
@@ -187,13 +192,16 @@ class Drafts:
         self._whole.append(path)
         before = self._look(path)
         if type(before) is str:
-            self._texts.begin(path, self._version - 1, before, self._undo)
+            self._begin(path, before)
         for draft, _ in self._all(path):
             draft.whole = True
 
     def rename(self, old: Path, new: Path) -> None:
         """Have what is known of the texts at one path at another."""
         self._texts.rename(old, new, self._undo)
+
+    def _begin(self, path: Path, text: str) -> History:
+        return self._texts.begin(path, self._since(path), text, self._undo)
 
     def _all(self, path: Path) -> list[tuple[Draft, Path]]:
         """Return the drafts of all texts at or below a path."""

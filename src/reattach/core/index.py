@@ -204,6 +204,19 @@ class Index:
                     if name != new[-1]
                 }
 
+    def since(self, path: Path) -> int:
+        """Return the version since which nobody wrote at or above a path, as far as is known."""
+        node = self.root
+        newest = self.floor if node.last is None else node.last.order
+        for token in path:
+            child = node.children.get(token) if node.children is not None else None
+            if child is None:
+                break
+            node = child
+            if node.last is not None:
+                newest = max(newest, node.last.order)
+        return newest
+
     def find(self, path: Path) -> Node | None:
         """Return the node of a path, None where neither it nor anything below was written."""
         node = self.root

@@ -98,7 +98,7 @@ class Merge:
         self.nesting = nesting
         self.fields = fields
         self.drafts = Drafts(
-            texts, author.client, author.base, version, document.undo, document.read
+            texts, author.client, author.base, version, document.undo, document.read, index.since
         )
         self.lost: list[Lost] = []
         self.writes: list[list[Any]] = []

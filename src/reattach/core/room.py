@@ -58,6 +58,7 @@ from reattach.wire import (
     SaveCheckpoint,
     encode,
 )
+from reattach.wire import Schema as SchemaName
 
 __all__ = ["Room"]
 
@@ -182,9 +183,22 @@ class Room:
             refused = [one.body for seq, one in sorted(client.refusals.items()) if seq > hello.seq]
             self._emit(Send(connection, [*frames, *refused]))
         self._tell_devices(now)
+        schema = self.session.schema
+        if schema is not None and hello.schema_version is not None:
+            connection.outdated = hello.schema_version < schema.oldest
+            if connection.outdated:
+                self._tell_outdated(connection, schema)
         held, connection.held = connection.held, []
         for frame, size in held:
             self.receive(connection, frame, size, now)
+
+    def _tell_outdated(self, connection: Connection, schema: Schema) -> None:
+        self.complain(
+            connection,
+            "upgrade_required",
+            f"expected schema {schema.name} {schema.oldest} or newer: load the newest version of"
+            " the application; what is not sent yet is kept",
+        )
 
     def _is_crowded(self, connection: Connection) -> bool:
         """Send a connection away whose user has enough of them."""
@@ -345,6 +359,8 @@ class Room:
             self._emit(Send(connection, frames))
 
     def _take(self, connection: Connection, change: Change, size: int) -> None:
+        if connection.outdated:
+            return  # it was told so, and keeps what it has
         refused = None
         if size > self.limits.max_change_bytes:
             refused = ChangeRefused(
@@ -549,6 +565,7 @@ class Room:
             "devices": self.statuses(),
             "conflicts": [one for one in session.unsettled.values() if one.status == "open"],
             "policies": session.fields.named(),
+            "schema": self._schema_name(),
             "server_time": now,
             "heartbeat": HeartbeatTimes(limits.heartbeat_interval_ms, limits.heartbeat_timeout_ms),
             "reconnect_jitter_ms": limits.reconnect_jitter_ms,
@@ -567,6 +584,10 @@ class Room:
         if connection.client_id:
             self._note("resumed", now, connection.user_id, connection.device_id, detail)
         self._send(connection, welcome)
+
+    def _schema_name(self) -> SchemaName | msgspec.UnsetType:
+        schema = self.session.schema
+        return msgspec.UNSET if schema is None else SchemaName(schema.name, schema.version)
 
     def state(self) -> bytes:
         """Return the state as JSON bytes, at rest; encoded once for each version."""

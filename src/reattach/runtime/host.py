@@ -446,6 +446,8 @@ class Host:
         record = await store.session(room.session_id)
         if not isinstance(record, SessionRecord) or record.epoch != room.recorded.epoch:
             return None
+        if record.schema_version != room.recorded.schema_version:
+            return None  # another node has another version of its schema
         commits = await store.log(
             room.session_id, first=room.session.version + 1, last=record.version
         )

@@ -14,12 +14,15 @@ import structlog
 
 from reattach.bus.base import Bus, Note
 from reattach.core.connection import Close, Connection, Phase, Role
+from reattach.core.effects import Request
 from reattach.core.limits import Limits
 from reattach.core.room import Room
-from reattach.core.session import empty_index
+from reattach.core.schema import Schema
+from reattach.core.session import Edit, Proposal, empty_index
 from reattach.core.values import check
 from reattach.errors import (
     AlreadyExists,
+    ChangeRefused,
     Forbidden,
     NotAuthenticated,
     ReattachError,
@@ -36,6 +39,7 @@ from reattach.runtime.host import Host, Line
 from reattach.store.base import (
     Activity,
     Append,
+    ClientRecord,
     DeviceRecord,
     Expected,
     IdempotencyRecord,
@@ -45,7 +49,7 @@ from reattach.store.base import (
     Store,
     Tombstone,
 )
-from reattach.wire import Error, Hello, Unreadable, decode, encode
+from reattach.wire import Error, Hello, Op, Unreadable, decode, encode
 
 __all__ = ["Identify", "Registry", "User"]
 
@@ -106,12 +110,14 @@ class Registry:
         *,
         store_timeout_ms: int,
         idle_session_ms: int,
+        schemas: Sequence[Schema] = (),
         bus: Bus | None = None,
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are."""
         self.store = store
         self.limits = limits
         self.clock = clock
+        self.schemas = {schema.name: schema for schema in schemas}
         self.identity = ""
         """The database's."""
         self.server_client = f"server:{clock.new_id()}"
@@ -186,8 +192,9 @@ class Registry:
             raise _not_loaded(session_id, error) from error
         if loaded is None:
             raise SessionNotFound("there is no such session")
-        host = self.hosts[session_id] = Host(
-            Room(loaded, self.limits),
+        schema = self._schema(loaded.session)
+        host = Host(
+            Room(loaded, self.limits, schema),
             self.store,
             self._committer,
             self.clock,
@@ -195,7 +202,70 @@ class Registry:
             forget=self._forget,
             bus=self._bus,
         )
+        if schema is not None and (loaded.session.schema_version or 1) < schema.version:
+            await self._upgrade(host, schema)
+        self.hosts[session_id] = host
         return host
+
+    def _schema(self, record: SessionRecord) -> Schema | None:
+        """Return a session's schema; raises `Unavailable` where only a newer node has it."""
+        if record.schema_name is None or not self.schemas:
+            return None
+        schema = self.schemas.get(record.schema_name)
+        version = record.schema_version or 1
+        if schema is None or version > schema.version:
+            log.warning(
+                "a session's schema is not known here: deploy what has it, or keep the old name",
+                session=record.session_id,
+                schema=record.schema_name,
+                version=version,
+            )
+            raise Unavailable(
+                f"this node does not know schema {record.schema_name} {version}: come back"
+            )
+        return schema
+
+    async def _upgrade(self, host: Host, schema: Schema) -> None:
+        """Make a session's state one of its schema's present version, by a commit."""
+        request = await self.request(host, upgrades=True)
+        try:
+            await host.submit(request)
+        except ChangeRefused as refused:
+            log.exception(
+                "a session cannot be upgraded to its schema's present version, and stays as it is",
+                session=host.session_id,
+                schema=schema.name,
+                version=schema.version,
+                path=refused.path,
+            )
+            raise Unavailable("the session's schema is being changed: come back") from refused
+
+    async def request(
+        self,
+        host: Host,
+        *,
+        edit: Edit | None = None,
+        resolve: Op | None = None,
+        upgrades: bool = False,
+        user_id: str | None = None,
+    ) -> Request:
+        """Make a change by this process, the session's next of its own client.
+
+        ``user_id`` says on whose behalf; it stands in the commit's ``by``.
+        """
+        name = self.server_client
+        record = await self.store.client(host.session_id, name)
+
+        def know(room: Room) -> None:
+            if name not in room.session.clients:
+                mine = record or ClientRecord(client_id=name, user_id="", device_id="")
+                room.session.know(mine, known=record is not None, source="server")
+
+        await host.at_rest(know)
+        proposal = Proposal(
+            client_id=name, edit=edit, resolve=resolve, upgrades=upgrades, user_id=user_id
+        )
+        return Request(proposal=proposal)
 
     # Other nodes
 
@@ -252,9 +322,22 @@ class Registry:
         device: DeviceRecord | None = None,
         idempotency: Callable[[SessionRecord], IdempotencyRecord] | None = None,
     ) -> SessionRecord:
-        """Create a session, durably; raises `AlreadyExists`, or what is wrong with the state."""
+        """Create a session, durably; raises `AlreadyExists`, or what is wrong with the state.
+
+        With a ``schema`` it has the defaults of what the state lacks.
+        """
         state = {} if state is None else state
         check(state, depth=self.limits.max_nesting, path="")
+        known = None
+        if schema is not None and self.schemas:
+            known = self.schemas.get(schema)
+            if known is None:
+                names = ", ".join(sorted(self.schemas))
+                raise ChangeRefused(
+                    f"expected one of the schemas {names}, got {schema[:80]!r}",
+                    code="unknown_schema",
+                )
+            state = known.begin(state)
         encoded = encode(state)
         if len(encoded) > self.limits.max_state_bytes:
             raise TooLarge(
@@ -269,6 +352,7 @@ class Registry:
             epoch_version=0,
             version=0,
             schema_name=schema,
+            schema_version=None if known is None else known.version,
             created_at=now,
             last_activity=now,
         )
@@ -428,6 +512,12 @@ class Registry:
         host, connection.role = await self.admit(session_id, user)
         while await self._begins_epoch(host, connection, hello):
             host, connection.role = await self.admit(session_id, user)
+        schema = host.room.session.schema
+        if schema is not None and (hello.schema_version or 0) > schema.version:
+            raise Unavailable(
+                f"this node has schema {schema.name} {schema.version}, an older one than the"
+                " client's: come back"
+            )
         connection.user_id = user.id
         host.pins += 1
         try:

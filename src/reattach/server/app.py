@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from reattach.errors import StoreError, Unavailable
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.registry import Registry
+from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, rest, ws
 from reattach.server.auth import Auth, Authenticate
 from reattach.sessions import Sessions
@@ -60,7 +61,7 @@ class Reattach:
         database: str | None = None,
         settings: Settings | None = None,
         authenticate: Authenticate | None = None,
-        schemas: Sequence[Any] = (),
+        schemas: Sequence[type[SessionModel]] = (),
         store: Store | None = None,
         clock: Clock | None = None,
         lifespan: Lifespan | None = None,
@@ -70,11 +71,12 @@ class Reattach:
         ``database`` (a URL, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``) goes before
         the one in ``settings``; a ``store`` goes before both. Without ``authenticate`` there is one
         user, and only this machine is let in. ``lifespan(reattach)`` is entered when sessions are
-        at hand and left before they are closed.
+        at hand and left before they are closed. ``schemas`` are the models of what sessions may
+        hold (`reattach.schema`), which clients name when they create one.
         """
         self.settings = Settings() if settings is None else settings
         self.authenticate = authenticate
-        self.schemas = tuple(schemas)
+        self.schemas = tuple(ModelSchema(model) for model in schemas)
         self.clock = SystemClock() if clock is None else clock
         self.auth = Auth(authenticate)
         self.sessions = Sessions(self.running)
@@ -169,6 +171,7 @@ class Reattach:
             self.clock,
             store_timeout_ms=settings.store_timeout_ms,
             idle_session_ms=settings.idle_session_ms,
+            schemas=self.schemas,
         )
 
 

@@ -44,7 +44,6 @@ from reattach.server.past import PlainPatches, document_at, document_of, in_rfc6
 from reattach.server.problems import MEDIA_TYPE
 from reattach.server.served import Served
 from reattach.server.sse import EventStream, parse_event_id
-from reattach.sessions import server_request
 from reattach.store.base import (
     CommitRecord,
     DeviceRecord,
@@ -325,7 +324,7 @@ class _Rest:
         replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
-        proposed = await server_request(registry, host, edit, _user(request).id)
+        proposed = await registry.request(host, edit=edit, user_id=_user(request).id)
         if if_match is not None:
             proposed.unless = _unless(if_match)
         if once is not None:
@@ -414,9 +413,9 @@ class _Rest:
         host.pins += 1
         try:
             await introduce(registry, host, user, body.client_id, device)
-            limits = registry.limits
+            limits, schema = registry.limits, host.room.session.schema
             proposals = [
-                propose(body.client_id, role, change, offset, limits, refused=refused)
+                propose(body.client_id, role, change, offset, limits, schema, refused=refused)
                 for change, refused in heads
             ]
             rejected: list[msgspec.Raw] = []
