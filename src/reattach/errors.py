@@ -14,8 +14,10 @@ __all__ = [
     "Forbidden",
     "KeyAnswered",
     "NotAuthenticated",
+    "OutboxHeld",
     "PreconditionFailed",
     "ReattachError",
+    "SessionClosed",
     "SessionEnded",
     "SessionErased",
     "SessionNotFound",
@@ -166,3 +168,18 @@ class DatabaseHeld(StoreError):
     """Another server holds the database file: stop that one, or give this one another file."""
 
     code = "database_held"
+
+
+# What only a client raises
+
+
+class OutboxHeld(StoreError):
+    """Another process holds the outbox: stop that one, or give this one another file."""
+
+    code = "outbox_held"
+
+
+class SessionClosed(ReattachError):
+    """The client was closed: connect again. With an outbox nothing is lost by that."""
+
+    code = "closed"

@@ -1,0 +1,380 @@
+"""One client's books: its name and numbers, what is pending, refused and in conflict, and how all
+of that goes into the outbox and comes back from it (`docs/protocol.md`, "The outbox").
+
+A number is given out with the change: one process holds the outbox, and has applied all of it. The
+number is used only when its row is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Final, Literal
+
+import msgspec
+
+from reattach.client import outbox
+from reattach.client.effects import Decided, Effect, Event, Kept, Row
+from reattach.client.ops import Operation
+from reattach.client.outbox import Meta
+from reattach.client.replica import Misfit, Patch, Pending, Replica
+from reattach.wire import encode
+
+__all__ = ["Ledger"]
+
+SNAPSHOT_FLOOR: Final = 16_384
+"""A snapshot is written anew when the commits after it weigh more, and at least this much."""
+
+
+class _Dirty:
+    """What the outbox does not hold yet."""
+
+    def __init__(self, *, everything: bool = False) -> None:
+        self.everything = everything
+        self.meta = False
+        self.snapshot = False
+        self.conflicts = False
+        self.weight = 0
+        """Bytes of JSON in ``commits``."""
+        self.commits: list[tuple[int, Patch]] = []
+        self.drops: list[int] = []
+        self.puts: dict[int, Pending] = {}
+        """By number."""
+        self.rejected: set[str] = set()
+
+    def __bool__(self) -> bool:
+        lists = self.commits or self.drops or self.puts or self.rejected
+        return bool(self.everything or self.meta or self.snapshot or self.conflicts or lists)
+
+
+class Ledger:
+    """``emit`` takes the effects `Kept`, `Decided` and `Event`."""
+
+    def __init__(self, new_id: Callable[[], str], emit: Callable[[Effect], None]) -> None:
+        self.replica = Replica()
+        self.rejected: dict[str, dict[str, Any]] = {}
+        """The refused changes as their rows have them, by ``ref``."""
+        self.conflicts: dict[str, dict[str, Any]] = {}
+        self.client_id = ""
+        self.decided = 0
+        """The highest number whose decision is known."""
+        self.disk: Literal["works", "fails", "none"] = "none"
+        self.disk_error = ""
+        self.writing = False
+        self._decided_at: int | None = None
+        self._next = 1
+        self._last_at = 0
+        self._named = False
+        self._weight = self._tail = 0
+        self._keys: set[str] = set()
+        """Every key that the outbox may hold."""
+        self._dirty = _Dirty()
+        self._written: tuple[Meta, list[tuple[Pending, dict[str, Any]]], list[str]] | None = None
+        self._new_id = new_id
+        self._emit = emit
+
+    @property
+    def named(self) -> bool:
+        """The name is in the outbox, so that it may be used; or no outbox would take it."""
+        return self._named or self.disk != "works"
+
+    @property
+    def kept(self) -> bool:
+        """Every change is in the outbox. Changes get there in their order."""
+        pending = self.replica.pending
+        return self.disk == "works" and (not pending or pending[-1].stored)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._dirty or self.replica.moved)
+
+    # The outbox
+
+    def load(self, rows: dict[str, Any] | None, *, durable: bool) -> None:
+        """Begin with what the outbox holds."""
+        self.disk = "works" if durable else "none"
+        if not rows or outbox.META not in rows:
+            self.client_id = self._new_id()
+            self._dirty.everything = True
+            return
+        meta = msgspec.convert(rows[outbox.META], Meta)
+        self._named = True
+        self.client_id, self._next, self._last_at = meta.client_id, meta.next, meta.at
+        self.decided, self._decided_at = meta.decided, meta.decided_at
+        self._weight, self._tail = meta.weight, meta.tail
+        self._keys = set(rows)
+        if (snapshot := rows.get(outbox.SNAPSHOT)) is not None:
+            self.replica.reset(snapshot["epoch"], snapshot["version"], snapshot["state"])
+            for commit in outbox.starting(rows, outbox.COMMIT):
+                try:
+                    self.replica.commit(commit["version"], commit["patch"], None)
+                except Misfit:
+                    break  # the server is asked for what comes after
+        self.replica.restore(
+            Pending(row["ref"], row["change"], row.get("view", row["change"]["ops"]), stored=True)
+            for row in outbox.starting(rows, outbox.CHANGE)
+        )
+        for refused in outbox.starting(rows, outbox.REJECTED):
+            self.rejected[refused["ref"]] = refused
+        for conflict in rows.get(outbox.CONFLICTS) or ():
+            self.conflicts[conflict["id"]] = conflict
+
+    def take(self) -> list[Row]:
+        """Return what is to be written in one transaction; `wrote` or `failed` follows."""
+        self.writing = True
+        for pending in self.replica.moved:
+            self._dirty.puts[pending.change["seq"]] = pending
+        self.replica.moved.clear()
+        dirty, self._dirty = self._dirty, _Dirty()
+        rows: dict[str, Any] = {}
+        if dirty.everything:
+            self._add_everything(rows)
+        self._add_commits(dirty, rows)
+        puts = self.replica.pending if dirty.everything else dirty.puts.values()
+        written = [(pending, pending.change) for pending in puts]
+        for seq in dirty.drops:
+            rows[outbox.change_key(seq)] = None
+        rows.update(outbox.change_row(pending) for pending in puts)
+        for ref in dirty.rejected:
+            rows[f"{outbox.REJECTED}{ref}"] = self.rejected.get(ref)
+        if dirty.conflicts or dirty.everything:
+            rows[outbox.CONFLICTS] = list(self.conflicts.values())
+        meta = Meta(
+            client_id=self.client_id,
+            next=self._next,
+            at=self._last_at,
+            decided=self.decided,
+            decided_at=self._decided_at,
+            weight=self._weight,
+            tail=self._tail,
+        )
+        rows[outbox.META] = msgspec.to_builtins(meta)
+        self._keys.update(rows)
+        self._written = meta, written, [key for key, value in rows.items() if value is None]
+        return list(rows.items())
+
+    def _add_everything(self, rows: dict[str, Any]) -> None:
+        rows.update(dict.fromkeys(self._keys))
+        for ref, refused in self.rejected.items():
+            rows[f"{outbox.REJECTED}{ref}"] = refused
+
+    def _add_commits(self, dirty: _Dirty, rows: dict[str, Any]) -> None:
+        replica = self.replica
+        self._tail += dirty.weight
+        anew = dirty.everything or dirty.snapshot
+        if replica.known and (anew or self._tail > max(self._weight, SNAPSHOT_FLOOR)):
+            rows.update(dict.fromkeys(key for key in self._keys if key.startswith(outbox.COMMIT)))
+            state = encode(replica.confirmed.state)
+            rows[outbox.SNAPSHOT] = {
+                "epoch": replica.epoch,
+                "version": replica.version,
+                "state": msgspec.json.decode(state),
+            }
+            self._weight, self._tail = len(state), 0
+        else:
+            rows.update(outbox.commit_row(version, patch) for version, patch in dirty.commits)
+
+    def skip(self) -> None:
+        """Write nothing: there is no outbox."""
+        self._dirty = _Dirty()
+        self.replica.moved.clear()
+
+    def wrote(self) -> None:
+        """The transaction is durable: only now is a change called saved."""
+        self.writing = False
+        if self._written is None:
+            return
+        meta, written, gone = self._written
+        self._written = None
+        self._keys.difference_update(gone)
+        if meta.client_id == self.client_id:
+            self._named = True
+        if self.disk == "fails":
+            self.disk, self.disk_error = "works", ""
+        for pending, change in written:
+            if pending.change is change and not pending.stored:
+                pending.stored = True
+                self._emit(Kept(pending.ref))
+
+    def failed(self, message: str) -> None:
+        """The transaction had no effect: go on without the disk, and call nothing saved. The next
+        one writes everything anew.
+        """
+        self.writing = False
+        self._written = None
+        self._dirty.everything = True
+        self.disk, self.disk_error = "fails", message
+        for pending in self.replica.pending:
+            if not pending.stored:
+                self._emit(Kept(pending.ref, durable=False))
+
+    # Names and numbers
+
+    def add(self, ref: str, ops: Sequence[Operation], now: int, schema_version: int | None) -> None:
+        """Put a change into the outbox; raises `ChangeRefused` where it makes no sense."""
+        replica = self.replica
+        change: dict[str, Any] = {
+            "seq": self._next,
+            "epoch": replica.epoch,
+            "base": replica.version,
+            "at": max(self._last_at, now),
+            "ops": ops,
+        }
+        if schema_version is not None:
+            change["schema_version"] = schema_version
+        pending = Pending(ref, change, ops)
+        replica.add(pending)
+        self._next += 1
+        self._last_at = change["at"]
+        self._dirty.puts[change["seq"]] = pending
+        if self.disk != "works":
+            self._emit(Kept(ref, durable=False))
+
+    def renumber(self, gone: Collection[Pending] = ()) -> None:
+        """Take a new name, and number from 1 what is to be sent under it: all but ``gone``."""
+        replica = self.replica
+        for pending in gone:
+            replica.remove(pending)
+        for seq, pending in enumerate(replica.pending, 1):
+            pending.change = {**self._current(pending), "seq": seq}
+            pending.stored = False
+        self.client_id = self._new_id()
+        self._named = False
+        self._next = len(replica.pending) + 1
+        self.decided, self._decided_at = 0, None
+        self._dirty.everything = True
+
+    def _current(self, pending: Pending) -> dict[str, Any]:
+        """Return a change as it reads over what is known now, where that is possible.
+
+        Its splices were meant for a text with all earlier changes of this client, and some of these
+        are somebody else's under another name. Other operations tell by ``base`` what their author
+        had seen.
+        """
+        change, replica = pending.change, self.replica
+        now = {"epoch": replica.epoch, "base": replica.version}
+        movable = all(op["op"] == "splice" for op in pending.view)
+        if movable or (change["epoch"], change["base"]) == (replica.epoch, replica.version):
+            pending.view = list(pending.view)
+            return {**change, **now, "ops": pending.view}
+        return change
+
+    def agrees(self, seq: int, at: int | None) -> bool:
+        """Whether the server's last decided number is one that this client knows."""
+        if seq < self.decided:
+            return False
+        if seq == self.decided:
+            return at is None or self._decided_at is None or at == self._decided_at
+        pending = self.by_seq(seq)
+        return pending is not None and (at is None or at == pending.change["at"])
+
+    def by_seq(self, seq: int) -> Pending | None:
+        """Return the pending change of a number."""
+        pending = self.replica.pending
+        at = seq - pending[0].change["seq"] if pending else -1
+        if 0 <= at < len(pending) and pending[at].change["seq"] == seq:
+            return pending[at]
+        return next((one for one in pending if one.change["seq"] == seq), None)
+
+    def adopt(self, epoch: str) -> None:
+        """Give changes that were made before the session had an epoch the one that it has."""
+        for pending in self.replica.pending:
+            if pending.change["epoch"] is not None:
+                return
+            pending.change = {**pending.change, "epoch": epoch}
+            pending.stored = False
+            self._dirty.puts[pending.change["seq"]] = pending
+
+    # What the server said
+
+    def reset(self, epoch: str | None, version: int, state: Any, *, decided: int = 0) -> None:
+        """Take a whole state, in which this client's numbers up to ``decided`` are decided."""
+        gone = self.up_to(decided)
+        self.replica.reset(epoch, version, state, decided=len(gone))
+        self._dirty.snapshot = True
+        self._dirty.commits.clear()
+        for pending in gone:
+            self._settle(pending)
+
+    def commit(self, version: int, patch: Patch, mine: Pending | None) -> None:
+        """Take a commit; raises `Misfit`, and alters nothing, where its patch does not fit."""
+        self.replica.commit(version, patch, mine)
+        self._dirty.commits.append((version, patch))
+        self._dirty.weight += len(encode(patch))
+        if mine is not None:
+            self._settle(mine)
+
+    def up_to(self, seq: int) -> list[Pending]:
+        """Return the pending changes with numbers up to ``seq``."""
+        return list(takewhile(lambda one: one.change["seq"] <= seq, self.replica.pending))
+
+    def decide(self, seq: int, at: int | None) -> None:
+        """A number is decided; ``at`` is its change's, where it is known."""
+        if seq < self.decided or (seq == self.decided and at is None):
+            return
+        self.decided, self._decided_at = seq, at
+        self._dirty.meta = True
+
+    def accept(self, gone: Sequence[Pending]) -> None:
+        """The changes are in the confirmed state."""
+        for pending in gone:
+            self.replica.remove(pending)
+            self._settle(pending)
+
+    def _settle(self, pending: Pending) -> None:
+        change = pending.change
+        self._drop(change["seq"])
+        self.decide(change["seq"], change["at"])
+        self._emit(Decided(pending.ref))
+
+    def _drop(self, seq: int) -> None:
+        self._dirty.puts.pop(seq, None)
+        self._dirty.drops.append(seq)
+
+    def refuse(self, pending: Pending, refusal: Mapping[str, Any]) -> None:
+        """The change was refused: it is kept for the application to deal with."""
+        self.replica.remove(pending)
+        self._drop(pending.change["seq"])
+        error = {key: refusal[key] for key in ("code", "message", "path") if refusal.get(key)}
+        # The empty change that took the number of a bad one has nothing to keep.
+        if pending.change["ops"]:
+            self.keep_rejected(pending.ref, {"ref": pending.ref, "change": pending.change, **error})
+        self._emit(Decided(pending.ref, error))
+        self._emit(Event("changeRejected", {"ref": pending.ref, **error}))
+
+    def replace_by_nothing(self, first: Pending, code: str, message: str) -> None:
+        """Refuse the first change without the server's word, and send nothing under its number."""
+        self.refuse(first, {"code": code, "message": message})
+        nothing = Pending(self._new_id(), {**first.change, "ops": []}, ())
+        self.replica.put_first(nothing)
+        self._dirty.puts[first.change["seq"]] = nothing
+
+    def keep_rejected(self, ref: str, refused: dict[str, Any] | None) -> None:
+        """Keep a refused change, or forget it."""
+        if refused is None:
+            self.rejected.pop(ref, None)
+        else:
+            self.rejected[ref] = refused
+        self._dirty.rejected.add(ref)
+
+    def merge_conflicts(self, conflicts: Sequence[dict[str, Any]]) -> None:
+        """Take in conflicts that a commit made or settled."""
+        for conflict in conflicts:
+            self._dirty.conflicts = True
+            if conflict["status"] == "resolved":
+                self.conflicts.pop(conflict["id"], None)
+            else:
+                self.conflicts[conflict["id"]] = conflict
+                self._emit(Event("conflictDetected", conflict))
+
+    def set_conflicts(self, open_ones: Sequence[dict[str, Any]], *, whole: bool) -> None:
+        """A welcome names all that are open; ``whole``: of others nothing is known any more."""
+        now = {conflict["id"]: conflict for conflict in open_ones}
+        kept = {
+            name: conflict
+            for name, conflict in self.conflicts.items()
+            if not whole and conflict["status"] != "open"
+        }
+        self.conflicts = kept | now
+        self._dirty.conflicts = True

@@ -1,0 +1,142 @@
+"""The line over a WebSocket, and the one HTTP request that a client makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from reattach.errors import BadRequest
+from reattach.wire import SUBPROTOCOL, encode
+
+__all__ = ["Address", "Send", "history", "talk"]
+
+Send = Callable[[dict[str, Any]], None]
+"""Sends a frame behind those before it; returns at once."""
+
+OPEN_S: Final = 15.0
+CLOSE_S: Final = 1.0
+"""How long the other side is given to answer a close frame."""
+HTTP_S: Final = 15.0
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a session is. ``base`` begins with ``http``."""
+
+    base: str
+    session_id: str
+
+    @classmethod
+    def of(cls, url: str, session_id: str) -> Address:
+        """Read an application's url, with the prefix that the server is mounted under."""
+        parts = urlsplit(url)
+        scheme = {"http": "http", "https": "https", "ws": "http", "wss": "https"}.get(parts.scheme)
+        if scheme is None or not parts.netloc or parts.query or parts.fragment:
+            raise BadRequest(
+                f"expected a url such as https://example.org/sessions, got {url!r}", code="bad_url"
+            )
+        return cls(f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}", session_id)
+
+    @property
+    def socket(self) -> str:
+        """The address of the session's WebSocket."""
+        return f"ws{self.base[4:]}/ws/session/{quote(self.session_id, safe='')}"
+
+    def history(self, **query: Any) -> str:
+        """Return the address of the session's history."""
+        session = f"{self.base}/api/v0/session/{quote(self.session_id, safe='')}"
+        return f"{session}/history?{urlencode(query)}"
+
+
+async def talk(
+    address: Address,
+    *,
+    opened: Callable[[Send], None],
+    received: Callable[[dict[str, Any]], None],
+) -> tuple[int, str]:
+    """Open a line and pass on what comes, until it ends; return the close code and the reason.
+
+    1006 where it could not be opened or broke off. Cancel it to hang up.
+    """
+    try:
+        socket = await connect(
+            address.socket,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            open_timeout=OPEN_S,
+            close_timeout=CLOSE_S,
+            # The protocol's own heartbeats find the silent.
+            ping_interval=None,
+            # As large as the state: the server's limits hold.
+            max_size=None,
+        )
+    except InvalidStatus as error:
+        return 1006, f"the server answered {error.response.status_code} to the upgrade"
+    except (OSError, InvalidHandshake, EOFError) as error:
+        return 1006, str(error) or type(error).__name__
+    frames: asyncio.Queue[str] = asyncio.Queue()
+    sending = asyncio.create_task(_send(socket, frames))
+    try:
+        opened(lambda frame: frames.put_nowait(encode(frame).decode()))
+        while True:
+            frame = msgspec.json.decode(await socket.recv())
+            if not isinstance(frame, dict):
+                return 1006, "expected frames that are JSON objects: is this a Reattach server?"
+            received(frame)
+    except ConnectionClosed as end:
+        return (end.rcvd.code, end.rcvd.reason) if end.rcvd is not None else (1006, "")
+    except msgspec.DecodeError:
+        return 1006, "expected frames that are JSON: is this a Reattach server?"
+    finally:
+        sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sending
+        await socket.close()
+
+
+async def _send(socket: ClientConnection, frames: asyncio.Queue[str]) -> None:
+    # What cannot be sent any more is sent again on the next line: the reader sees the end.
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await socket.send(await frames.get())
+
+
+async def history(
+    address: Address, token: str | None, client_id: str, first: int
+) -> list[dict[str, Any]]:
+    """Read a client's commits from version ``first`` on. Raises `OSError` where that fails."""
+    items: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"client_id": client_id, "from": first}
+    while True:
+        page = await asyncio.to_thread(_get, address.history(**query), token)
+        items += page["items"]
+        if page.get("next") is None:
+            return items
+        query["next"] = page["next"]
+
+
+def _get(url: str, token: str | None) -> dict[str, Any]:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=HTTP_S)
+    try:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise OSError(f"expected the history, got {answer.status}")
+        page: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (http.client.HTTPException, msgspec.MsgspecError) as error:
+        raise OSError(f"expected the history, got {error!r}") from error
+    finally:
+        connection.close()
+    return page
