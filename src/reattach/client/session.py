@@ -33,6 +33,7 @@ from reattach.client.effects import (
     Input,
     Kept,
     Loaded,
+    Network,
     Opened,
     SendFrame,
     SetTimer,
@@ -406,6 +407,12 @@ class Session:
         """
         check(data, depth=64, path="")
         self._run(self._core.presence(own(data), clock()))
+
+    def network(self, *, online: bool) -> None:
+        """Tell that the network came or went, where the program knows: when it came, the session
+        connects at once.
+        """
+        self._feed(Network(online))
 
     # Inside
 
