@@ -123,7 +123,7 @@ class Ledger:
     def take(self) -> list[Row]:
         """Return what is to be written in one transaction; `wrote` or `failed` follows."""
         self.writing = True
-        for pending in self.replica.moved:
+        for pending in self.replica.moved.values():
             self._dirty.puts[pending.change["seq"]] = pending
         self.replica.moved.clear()
         dirty, self._dirty = self._dirty, _Dirty()
@@ -324,18 +324,20 @@ class Ledger:
 
     def _settle(self, pending: Pending) -> None:
         change = pending.change
-        self._drop(change["seq"])
+        self._drop(pending)
         self.decide(change["seq"], change["at"])
         self._emit(Decided(pending.ref))
 
-    def _drop(self, seq: int) -> None:
+    def _drop(self, pending: Pending) -> None:
+        seq = pending.change["seq"]
+        self.replica.moved.pop(pending.ref, None)
         self._dirty.puts.pop(seq, None)
         self._dirty.drops.append(seq)
 
     def refuse(self, pending: Pending, refusal: Mapping[str, Any]) -> None:
         """The change was refused: it is kept for the application to deal with."""
         self.replica.remove(pending)
-        self._drop(pending.change["seq"])
+        self._drop(pending)
         error = {key: refusal[key] for key in ("code", "message", "path") if refusal.get(key)}
         # The empty change that took the number of a bad one has nothing to keep.
         if pending.change["ops"]:

@@ -22,7 +22,9 @@ from reattach.core.limits import Limits
 from reattach.core.merge import Author, Merge
 from reattach.core.patch import step
 from reattach.core.paths import Path
+from reattach.core.policy import Field
 from reattach.core.text import Edit, plain, shift
+from reattach.core.texts import Texts
 from reattach.core.values import equal
 from reattach.errors import ChangeRefused
 from reattach.wire import encode
@@ -72,16 +74,18 @@ class _Alone(Index):
 
 _ALONE: Final = _Alone()
 _ME: Final = Author("me", 0, 0)
+_FIELDS: Final = Field()
+"""What a merge would come to is the server's to say: here nothing is merged."""
 
 
 class Replica:
-    """One session's state here. ``moved`` gathers the pending changes whose ``view`` changed."""
+    """One session's state here. ``moved`` gathers the changes whose ``view`` changed, by ``ref``."""
 
     def __init__(self) -> None:
         self.epoch: str | None = None
         self.version = 0
         self.pending: list[Pending] = []
-        self.moved: list[Pending] = []
+        self.moved: dict[str, Pending] = {}
         self.cursors: list[Cursor] = []
         self._document: Document | None = None
         self._applied = 0
@@ -231,7 +235,7 @@ class Replica:
         start = len(document.undo)
         pending.mark = start + self._trimmed
         whole = strict or any(op["op"] == "test" for op in pending.view)
-        merge = Merge(document, _ALONE, _ME, 0, nesting=_NESTING)
+        merge = Merge(document, _ALONE, _ME, 0, nesting=_NESTING, texts=Texts(), fields=_FIELDS)
         for op in pending.view:
             mark, noted = len(document.undo), len(document.patch)
             try:
@@ -293,7 +297,7 @@ class Replica:
             view, first = carried(pending.view, path, first)
             if view is not pending.view:
                 pending.view = view
-                self.moved.append(pending)
+                self.moved[pending.ref] = pending
         for cursor in self.cursors:
             if cursor.path == path:
                 cursor.pos = shift(cursor.pos, first)
