@@ -563,6 +563,63 @@ async def test_a_stream_of_text_is_whole_whoever_dies(serve: Serve, tmp_path: Pa
         assert session.version < 60
 
 
+@pytest.mark.faults
+async def test_two_who_type_into_one_text_keep_every_character(serve: Serve) -> None:
+    """Rules TX3, TX4, X6: whoever is cut off, and however long."""
+    server = await serve(app=None)
+    chance = random.Random(7)
+    async with (
+        Proxy(server.port) as wire,
+        connect(wire.url, "s", create=CREATE) as one,
+        connect(server.url, "s") as two,
+    ):
+        typists = {one: "abcdefghij", two: "ABCDEFGHIJ"}
+        for turn in range(300):
+            for session, letters in typists.items():
+                text = session.get("/text")
+                # One goes on behind its own, the other anywhere.
+                at = len(text) if session is one else chance.randint(0, len(text))
+                session.splice("/text", at, 0, letters[turn % 10])
+            if turn % 60 == 30:
+                wire.refuse = True
+                wire.cut()
+            if turn % 60 == 50:
+                wire.refuse = False
+                one.network(online=True)
+                await online(one)
+            await asyncio.sleep(0.002)
+        await asyncio.gather(one.saved(), two.saved())
+        await until(lambda: one.version == two.version, within=10, what="both to have all")
+        assert one.state == two.state
+        for letters in typists.values():
+            assert all(one.get("/text").count(letter) == 30 for letter in letters)
+
+
+@pytest.mark.faults
+async def test_a_stream_goes_on_where_it_was_whatever_others_write(serve: Serve) -> None:
+    """Rules TX4, TX5."""
+    server = await serve(app=None)
+    async with (
+        connect(server.url, "s", create=CREATE) as writer,
+        connect(server.url, "s") as other,
+    ):
+        async with writer.text("/text") as out:
+            for number in range(200):
+                await out.write(f"<{number}>")
+                if number % 20 == 10:
+                    await other.splice("/text", 0, 0, "#")
+                if number == 100:
+                    # Somebody sets a mark behind all that there is by now.
+                    await other.splice("/text", len(other.get("/text")), 0, "|")
+                await asyncio.sleep(0.003)
+        await other.saved()
+        text = writer.get("/text")
+        assert text.count("#") == 10
+        assert text.replace("#", "").replace("|", "") == "".join(f"<{n}>" for n in range(200))
+        # What others put behind the stream stays behind it, but for what was on its way.
+        assert "|" in text
+
+
 async def test_a_stream_is_gathered_and_split(serve: Serve) -> None:
     server = await serve(app=None)
     text = "".join(chr(0x4E00 + number % 5_000) for number in range(100_000))
