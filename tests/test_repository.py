@@ -113,6 +113,8 @@ def test_constraints_are_exact_versions_and_nothing_else() -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", pin)] == []
 
 
-@pytest.mark.parametrize("folder", ["client", "core", "store", "server", "faults", "browser", "simulation"])
+@pytest.mark.parametrize(
+    "folder", ["client", "core", "store", "server", "faults", "browser", "simulation"]
+)
 def test_every_folder_of_tests_is_a_package(folder: str) -> None:
     assert (ROOT / "tests" / folder / "__init__.py").is_file()

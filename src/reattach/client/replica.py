@@ -79,7 +79,7 @@ _FIELDS: Final = Field()
 
 
 class Replica:
-    """One session's state here. ``moved`` gathers the changes whose ``view`` changed, by ``ref``."""
+    """One session's state here. ``moved`` has the changes whose ``view`` changed, by ``ref``."""
 
     def __init__(self) -> None:
         self.epoch: str | None = None
