@@ -14,7 +14,7 @@ from reattach.core.session import Session
 from reattach.store.base import Loaded
 from reattach.store.base import SavedState as Saved
 from reattach.wire import encode
-from tests.core.rig import Rig, put, record, splice, unset
+from tests.core.rig import Rig, insert, put, record, splice, unset
 from tests.core.text_client import TextClient
 
 # Beyond the BMP too; each is put in once.
@@ -302,3 +302,21 @@ def test_ten_thousand_splices_from_offline_over_as_many_are_carried_in_time() ->
     for n in range(2_000):
         rig.change("b", splice("/t", n + 1, 0, "b"), base=0)
     assert rig.state["t"] == "a" * 2_000 + "|" + "b" * 2_000
+
+
+def test_a_splice_into_what_its_own_change_inserted_stands() -> None:
+    rig = Rig({"list": []})
+    rig.change("a", insert("/list", {"id": "x", "t": ""}), splice("/list/#x/t", 0, 0, "hi"), base=0)
+    assert rig.state == {"list": [{"id": "x", "t": "hi"}]}
+    assert rig.conflicts("b", splice("/list/#x/t", 2, 0, "!"), base=1) == []
+    assert rig.state == {"list": [{"id": "x", "t": "hi!"}]}
+    assert rig.reload().document.state == rig.state
+
+
+def test_who_types_on_in_an_element_of_their_own_need_not_have_heard_of_it() -> None:
+    """Rule C1: what its author saw is the base with the own earlier changes."""
+    rig = Rig({"list": []})
+    rig.change("a", insert("/list", {"id": "x", "t": ""}), base=0)
+    for index, letter in enumerate("hey"):
+        assert rig.conflicts("a", splice("/list/#x/t", index, 0, letter), base=0) == []
+    assert rig.state == {"list": [{"id": "x", "t": "hey"}]}

@@ -142,7 +142,8 @@ class Drafts:
         self._look = look
         self._since = since
         self._drafts: dict[Path, Draft] = {}
-        self._whole: list[Path] = []
+        self._whole: list[tuple[Path, Any]] = []
+        """The paths that the change wrote as a whole, and what stood there before."""
 
     def open(self, path: Path, stands: str, *, concurrent: bool) -> Draft | None:
         """Return the author's draft of a text that is to be spliced.
@@ -158,13 +159,25 @@ class Drafts:
             return draft
         history = self._texts.find(path)
         if history is None:
-            if concurrent or any(path[: len(above)] == above for above in self._whole):
+            if concurrent:
                 return None
+            for above, before in self._whole:
+                if path[: len(above)] == above:
+                    return self._own(path, text_of(_dig(before, path[len(above) :])), stands)
             history = self._begin(path, stands)
         ahead = history.ahead(self._client, self._base)
         if ahead is None:
-            return None
+            if concurrent:
+                return None
+            # What came before the books began was the author's own: nobody else has written since.
+            ahead = []
         draft = self._drafts[path] = Draft(history, history.text, ahead)
+        return draft
+
+    def _own(self, path: Path, before: str, stands: str) -> Draft:
+        """Return the draft of a text that the change itself wrote, with what is around it."""
+        draft = self._drafts[path] = Draft(self._begin(path, before), before, [])
+        draft.whole, draft.sent, draft.shown = True, None, stands
         return draft
 
     def wrote(
@@ -175,7 +188,7 @@ class Drafts:
         ``before`` is what stood there; what the author wrote is ``value``, or `ABSENT`. ``edits``
         are what was done to the text there, where the patch tells of it as edits.
         """
-        self._whole.append(path)
+        self._whole.append((path, before))
         if type(before) is str or type(value) is str:
             self._begin(path, text_of(before))
         for draft, at in self._all(path):
@@ -189,8 +202,8 @@ class Drafts:
 
     def touched(self, path: Path) -> None:
         """Note that a server's edit is about to change what is at or below a path."""
-        self._whole.append(path)
         before = self._look(path)
+        self._whole.append((path, before))
         if type(before) is str:
             self._begin(path, before)
         for draft, _ in self._all(path):

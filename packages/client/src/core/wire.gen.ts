@@ -339,10 +339,17 @@ export interface Conflict {
   readonly version: number;
 }
 
-/** A value of a conflict, or `absent`, and whose it is. */
+/**
+ * A value of a conflict, or `absent`, and whose it is.
+ *
+ * `merged`: others had their part in it, as in a sum or a text; `by` wrote last. `base`: the
+ * version over which a text was typed that lost.
+ */
 export interface ConflictSide {
   readonly value?: Json;
   readonly absent?: boolean;
+  readonly merged?: boolean;
+  readonly base?: number;
   readonly by: By;
   readonly at: number;
   readonly version?: number;
