@@ -801,8 +801,12 @@ def test_an_error_before_the_welcome_waits_as_long_as_it_says() -> None:
 
 def test_a_client_too_old_for_the_schema_stays_read_only_with_its_outbox() -> None:
     """Rule L7."""
-    device = Device().join({"a": 0})
-    device.frame({"type": "error", "code": "upgrade_required", "message": "upgrade"})
+    schema = {"name": "S", "version": 3}
+    device = Device(schema_version=1).join({"a": 0}, schema=schema, policies={"/a": "max"})
+    error = {"type": "error", "code": "upgrade_required", "message": "upgrade"}
+    device.frame(error)
+    device.frame(error)
+    assert device.events_of("upgradeRequired") == [{"message": "upgrade"}]
     device.change(set_("/a", 1))
     assert device.changes == []
     status = device.core.status
@@ -811,6 +815,19 @@ def test_a_client_too_old_for_the_schema_stays_read_only_with_its_outbox() -> No
     assert status.error == ("upgrade_required", "upgrade")
     device.frame(commit(1, added("/b", 1)))
     assert device.shown == {"a": 1, "b": 1}
+    device.close(1006)
+    device.reopen()
+    device.resumed(schema=schema, policies={"/a": "max"})
+    assert device.core.status.read_only
+    assert device.changes == []
+
+    newer = Device(device.rows, schema_version=3).start()
+    assert newer.core.policies == {"/a": "max"}
+    newer.open()
+    newer.resumed(schema=schema)
+    assert not newer.core.status.read_only
+    assert newer.core.policies == {}
+    assert has(newer.changes[0], seq=1, schema_version=1)
 
 
 @pytest.mark.parametrize(("code", "name"), [(4400, "bad_frame"), (4413, "too_large")])

@@ -79,8 +79,6 @@ class ClientCore:
         schema_version: int | None = None,
     ) -> None:
         self.devices: list[dict[str, Any]] = []
-        self.policies: dict[str, str] = {}
-        """The session's merge policies, by path with ``*`` for any token."""
         self.device_id = ""
         self._new_id = new_id
         self._random = random
@@ -98,6 +96,8 @@ class ClientCore:
         """Something was pending when the last step ended."""
         self._retry = False
         """The disk is to be tried again."""
+        self._read_only = False
+        """The server said so, and has named no schema since that this program is made for."""
         self._distrust = False
         """The patches did not fit: the next welcome brings the whole state."""
         self._suspects: int | None = None
@@ -108,7 +108,6 @@ class ClientCore:
         """The highest number that the server has, or is on its way there."""
         self._syncing = False
         """A version was skipped; what comes before the answer is not applied."""
-        self._read_only = False
         self._resend_waits = False
         """The server said when it wants to hear a change again."""
 
@@ -166,6 +165,12 @@ class ClientCore:
         return [one for name, one in self._ledger.conflicts.items() if name not in settling]
 
     @property
+    def policies(self) -> Mapping[str, str]:
+        """The merge policies of the session's schema, by path with ``*`` for any token."""
+        policies: dict[str, str] = self._ledger.terms["policies"]
+        return policies
+
+    @property
     def status(self) -> Status:
         """How the session stands."""
         ledger = self._ledger
@@ -177,6 +182,7 @@ class ClientCore:
             saved_on_device=self._loaded and ledger.kept,
             saved=self._loaded and pending == 0,
             storage="durable" if ledger.disk == "works" else "memory",
+            read_only=self._read_only,
             error=self._error or storage,
         )
 
@@ -291,7 +297,7 @@ class ClientCore:
         if self._line.at != "opening":
             return
         self._line.greet()
-        self._read_only = self._resend_waits = self._syncing = False
+        self._resend_waits = self._syncing = False
         epoch = None if self._distrust else self.epoch
         hello: Frame = {
             "type": "hello",
@@ -478,7 +484,10 @@ class ClientCore:
         """Take what a welcome says beside state and numbers."""
         self._ledger.set_conflicts(frame.get("conflicts") or (), whole=whole)
         self.devices = frame.get("devices") or []
-        self.policies = frame.get("policies") or {}
+        schema = frame.get("schema")
+        self._ledger.set_terms(schema, frame.get("policies") or {})
+        newest = 0 if schema is None else schema["version"]
+        self._read_only = self._read_only and newest > (self._schema_version or 0)
         if heartbeat := frame.get("heartbeat"):
             self._line.interval_ms = heartbeat["interval_ms"]
             self._line.timeout_ms = heartbeat["timeout_ms"]
@@ -542,7 +551,10 @@ class ClientCore:
             self._sent = expected - 1
             self._flush()
             return
-        self._read_only = self._read_only or code == "upgrade_required"
+        if code == "upgrade_required" and not self._read_only:
+            # What is changed from now on is kept here, and not sent.
+            self._read_only = True
+            self._event("upgradeRequired", {"message": frame["message"]})
         self._error = (code, frame["message"])
         if retry is not None and live:
             self._resend_waits = True

@@ -49,6 +49,7 @@ EventType: TypeAlias = Literal[
     "sessionRestored",
     "changeRejected",
     "conflictDetected",
+    "upgradeRequired",
     "historyLost",
     "saved",
     "checkpointSaved",
@@ -70,6 +71,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Every change is in the server's database. Refused ones are in ``rejected`` instead."""
     storage: Literal["durable", "memory"]
     """``memory``: changes that the server has not taken are lost when this process ends."""
+    read_only: bool
+    """The session's schema has become too new for this program (see ``schema_version``): the server
+    takes none of its changes. They stay here until a newer program sends them."""
     error: tuple[str, str] | None
     """The code and the message of why the session is not online, or not durable."""
 

@@ -34,6 +34,7 @@ class _Dirty:
         self.meta = False
         self.snapshot = False
         self.conflicts = False
+        self.terms = False
         self.weight = 0
         """Bytes of JSON in ``commits``."""
         self.commits: list[tuple[int, Patch]] = []
@@ -44,7 +45,8 @@ class _Dirty:
 
     def __bool__(self) -> bool:
         lists = self.commits or self.drops or self.puts or self.rejected
-        return bool(self.everything or self.meta or self.snapshot or self.conflicts or lists)
+        rows = self.everything or self.meta or self.snapshot or self.conflicts or self.terms
+        return bool(rows or lists)
 
 
 class Ledger:
@@ -55,6 +57,8 @@ class Ledger:
         self.rejected: dict[str, dict[str, Any]] = {}
         """The refused changes as their rows have them, by ``ref``."""
         self.conflicts: dict[str, dict[str, Any]] = {}
+        self.terms: dict[str, Any] = {"schema": None, "policies": {}}
+        """What the server last said of the session's schema."""
         self.client_id = ""
         self.decided = 0
         """The highest number whose decision is known."""
@@ -119,6 +123,7 @@ class Ledger:
             self.rejected[refused["ref"]] = refused
         for conflict in rows.get(outbox.CONFLICTS) or ():
             self.conflicts[conflict["id"]] = conflict
+        self.terms = rows.get(outbox.TERMS) or self.terms
 
     def take(self) -> list[Row]:
         """Return what is to be written in one transaction; `wrote` or `failed` follows."""
@@ -140,6 +145,8 @@ class Ledger:
             rows[f"{outbox.REJECTED}{ref}"] = self.rejected.get(ref)
         if dirty.conflicts or dirty.everything:
             rows[outbox.CONFLICTS] = list(self.conflicts.values())
+        if dirty.terms or dirty.everything:
+            rows[outbox.TERMS] = self.terms
         meta = Meta(
             client_id=self.client_id,
             next=self._next,
@@ -380,3 +387,10 @@ class Ledger:
         }
         self.conflicts = kept | now
         self._dirty.conflicts = True
+
+    def set_terms(self, schema: dict[str, Any] | None, policies: dict[str, str]) -> None:
+        """Take what a welcome says of the schema."""
+        terms = {"schema": schema, "policies": policies}
+        if terms != self.terms:
+            self.terms = terms
+            self._dirty.terms = True

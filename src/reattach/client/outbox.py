@@ -8,6 +8,7 @@
 | ``change/<seq>`` | ``ref``, ``change``, ``view``?: what the server has not decided |
 | ``rejected/<ref>`` | ``ref``, ``change``, ``code``, ``message``, ``path``?: what it refused |
 | ``conflicts`` | those that nobody has settled |
+| ``terms`` | ``schema``, ``policies``: the schema's, as the server last said |
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "META",
     "REJECTED",
     "SNAPSHOT",
+    "TERMS",
     "Meta",
     "change_key",
     "change_row",
@@ -36,6 +38,7 @@ __all__ = [
 META = "meta"
 SNAPSHOT = "snapshot"
 CONFLICTS = "conflicts"
+TERMS = "terms"
 COMMIT = "commit/"
 CHANGE = "change/"
 REJECTED = "rejected/"

@@ -457,7 +457,7 @@ class Session:
         code, message = self._core.status.error or ("", "")
         given_up = (
             self._core.status.connection == "closed"
-            or code == "upgrade_required"
+            or self._core.status.read_only
             # Whoever can be asked for another token may have a better one the next time.
             or (code == "not_authenticated" and not callable(self._token))
         )
