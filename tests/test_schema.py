@@ -17,10 +17,12 @@ from reattach.core.paths import parse
 from reattach.core.schema import renamed
 from reattach.core.session import Proposal
 from reattach.errors import ChangeRefused
+from reattach.runtime.registry import User
 from reattach.schema import Ask, First, Max, Min, ModelSchema, Step, Text, Union, upgrade
 from reattach.store.memory import MemoryStore
 from reattach.wire import Op
 from tests.core.rig import Rig, insert, put, splice, unset
+from tests.runtime.rig import Node, running, settle
 
 
 class Kind(enum.Enum):
@@ -34,9 +36,9 @@ class Response(BaseModel):
     score: Annotated[int, Max()] = 0
 
 
-class Node(BaseModel):
+class Branch(BaseModel):
     name: Annotated[str, First()] = ""
-    children: list[Node] = []
+    children: list[Branch] = []
 
 
 class GapResolution(SessionModel):
@@ -49,7 +51,7 @@ class GapResolution(SessionModel):
     by_name: dict[str, Response] = {}
     when: dt.datetime | None = None
     kind: Kind = Kind.A
-    tree: Node = Node()
+    tree: Branch = Branch()
     either: int | str = 0
     status: Literal["open", "done"] = "open"
 
@@ -368,3 +370,134 @@ def test_who_wrote_what_is_known_by_its_new_name() -> None:
         ("/responses/#1/answer", "by b", "by a")
     ]
     assert made.conflicts("b", put("/title", "new"), base=0, at=15) == []
+
+
+# Clients of another version
+
+
+def bare(client_id: str, **hello: Any) -> dict[str, Any]:
+    return {
+        "type": "hello",
+        "client_id": client_id,
+        "device": {"id": f"d-{client_id}"},
+        "t": 1,
+        **hello,
+    }
+
+
+class Heard:
+    """A line that keeps what comes over it."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.closes: list[int] = []
+
+    def send(self, frames: Any) -> None:
+        self.frames += [json.loads(frame) for frame in frames]
+
+    def close(self, code: int, reason: str) -> None:
+        del reason
+        self.closes.append(code)
+
+    def pause(self, paused: bool) -> None:
+        """Go on as before."""
+
+    def ping(self) -> None:
+        """Say nothing."""
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.frames if frame["type"] == kind]
+
+
+async def said(node: Node, *frames: dict[str, Any]) -> Heard:
+    """What a client hears that says this."""
+    line = Heard()
+    connection = node.registry.connect(line)
+
+    async def identify(_: str | None) -> User:
+        return User("local")
+
+    for frame in frames:
+        node.registry.feed(connection, "s", identify, json.dumps(frame).encode())
+        await settle()
+    return line
+
+
+def change(node: Node, seq: int, *ops: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    epoch = node.host().room.recorded.epoch
+    return {
+        "type": "change",
+        "seq": seq,
+        "epoch": epoch,
+        "base": 0,
+        "at": 1,
+        "ops": list(ops),
+        **fields,
+    }
+
+
+async def draft(node: Node) -> None:
+    await node.sessions.create(
+        {"responses": [{"id": "1", "answer": "x"}]},
+        user_id="local",
+        session_id="s",
+        schema="draft",
+    )
+
+
+async def test_a_welcome_names_schema_and_policies() -> None:
+    """Rule SC1."""
+    async with running(schemas=[SCHEMA]) as node:
+        await node.sessions.create(user_id="local", session_id="s", schema="GapResolution")
+        line = await said(node, bare("c"))
+        (welcome,) = line.of("initial_state")
+        assert welcome["schema"] == {"name": "GapResolution", "version": 1}
+        assert welcome["policies"] == SCHEMA.fields.named()
+
+
+async def test_a_change_of_an_older_version_passes_through_the_renames() -> None:
+    """Rule L7: sent by a client of today, from an outbox of yesterday."""
+    async with running(schemas=[ModelSchema(New)]) as node:
+        await draft(node)
+        line = await said(node, bare("c", schema_version=3))
+        older = change(node, 1, put("/answers/#1/text", "y"), schema_version=1)
+        misfit = change(node, 2, put("/answers/#1/text", 5), schema_version=1)
+        today = change(node, 3, put("/responses/#1/answer", 5), schema_version=3)
+        newer = change(node, 4, put("/title", "t"), schema_version=9)
+        line = await said(node, bare("c2", schema_version=3), older, misfit, today, newer)
+        assert [one["patch"] for one in line.of("state_update")] == [
+            [{"op": "replace", "path": "/responses/0/answer", "value": "y"}]
+        ]
+        assert [(one["seq"], one["code"]) for one in line.of("rejected")] == [
+            (2, "schema_changed"),
+            (3, "schema_mismatch"),
+            (4, "schema_changed"),
+        ]
+
+
+async def test_a_client_that_is_too_old_is_told_and_keeps_its_outbox() -> None:
+    """Rule L7."""
+    async with running(schemas=[ModelSchema(New)]) as node:
+        await draft(node)
+        await node.registry.open("s")
+        line = await said(node, bare("c", schema_version=2), change(node, 1, put("/title", "t")))
+        assert [one["code"] for one in line.of("error")] == ["upgrade_required"]
+        assert not line.of("rejected")
+        assert not line.of("state_update")
+        assert not line.closes
+        # It reads on, and its change is taken from its newer self.
+        await node.sessions.update("s", [put("/title", "by the server")])
+        await settle()
+        assert len(line.of("state_update")) == 1
+        line = await said(node, bare("c", schema_version=3), change(node, 1, put("/title", "t")))
+        assert line.of("initial_state")[0]["seq"] == 0
+        assert len(line.of("state_update")) == 1
+
+
+async def test_a_client_that_is_newer_than_the_node_comes_back_later() -> None:
+    """Rule L7."""
+    async with running(schemas=[ModelSchema(New)]) as node:
+        await draft(node)
+        line = await said(node, bare("c", schema_version=4))
+        assert line.closes == [1012]
+        assert line.of("error")[0]["code"] == "unavailable"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import msgspec
@@ -20,6 +21,7 @@ from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
 from reattach.store.base import CommitRecord, SessionRecord
 from reattach.wire import Op, SessionRestored, StateUpdate
+from reattach.writer import TextWriter
 
 __all__ = ["Commit", "Sessions", "Snapshot"]
 
@@ -139,6 +141,23 @@ class Sessions:
                 host.watchers.discard(woken)
                 host.pins -= 1
             host = await self._host(session_id)
+
+    @asynccontextmanager
+    async def text(
+        self, session_id: str, path: str, *, user_id: str | None = None
+    ) -> AsyncIterator[TextWriter]:
+        """Write streamed text behind the one at a path, as at most 20 commits a second::
+
+            async with reattach.sessions.text("draft-7", "/answer") as out:
+                async for token in model:
+                    await out.write(token)
+
+        What others type into it meanwhile stays, and what is written goes on where it was. The
+        block ends when all is durable. Raises what refuses it, such as `ChangeRefused`.
+        """
+        registry: Registry = await self._running()
+        async with TextWriter(registry, session_id, path, user_id) as writer:
+            yield writer
 
     async def erase(self, session_id: str) -> None:
         """Erase a session with its whole history."""

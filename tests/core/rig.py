@@ -53,11 +53,12 @@ class Rig:
         state: dict[str, Any] | None = None,
         limits: Limits | None = None,
         schema: Schema | None = None,
+        **values: Any,
     ) -> None:
         self.limits = limits or Limits()
         self.initial = json.loads(json.dumps(state or {}))
         self.schema = schema
-        self.session = Session(loaded(state), self.limits, schema)
+        self.session = Session(loaded(state, **values), self.limits, schema)
         self.log: list[CommitRecord] = []
         self.frames: list[dict[str, Any]] = []
         """The commits as frames: the first makes version 1."""

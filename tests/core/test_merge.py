@@ -371,6 +371,15 @@ def test_a_change_of_an_earlier_epoch_merges_from_where_this_one_began() -> None
     assert rig.conflicts("b", put("/x", 2), base=1, epoch="older", at=20) == [("/x", 2, 1)]
 
 
+def test_an_edit_of_a_text_that_was_lost_with_the_history_is_refused() -> None:
+    """Rule E2."""
+    rig = Rig({"t": "abc"}, epoch="now", epoch_version=1)
+    rig.change("a", splice("/t", 3, 0, "d"), base=0)
+    assert rig.refused("b", splice("/t", 5, 0, "x"), base=3, epoch="older") == "base_gone"
+    rig.change("b", splice("/t", 4, 0, "x"), base=1, epoch="older")
+    assert rig.state == {"t": "abcdx"}
+
+
 def test_a_base_that_does_not_exist_is_refused() -> None:
     """Rule C1."""
     rig = Rig()

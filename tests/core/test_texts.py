@@ -230,7 +230,7 @@ def test_what_is_typed_where_nothing_is_known_of_the_text_is_gathered_in_one_rec
 
 
 def test_a_set_competes_with_what_was_spliced() -> None:
-    """Rule M4, as for sums."""
+    """Rules M4, M12: as for sums."""
     rig = Rig({"t": "abc"})
     rig.change("a", splice("/t", 3, 0, "d"), base=0, at=10)
     assert rig.conflicts("b", put("/t", "new"), base=0, at=20) == [("/t", "new", "abcd")]

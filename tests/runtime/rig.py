@@ -423,6 +423,7 @@ async def running(
         store_timeout_ms=timeout_ms,
         idle_session_ms=o.pop("idle_session_ms", 60_000),
         bus=o.pop("bus", None),
+        schemas=o.pop("schemas", ()),
     )
     node = Node(store, registry, clock)
     await registry.start()

@@ -659,6 +659,40 @@ async def test_conflicts_are_listed(outbox: Outbox) -> None:
     problem(await outbox.api.get(session_url(rest="/conflicts?status=x")), 400, "bad_query")
 
 
+async def test_a_conflict_is_settled(outbox: Outbox) -> None:
+    # Rule T22
+    other = Outbox(outbox.api, outbox.epoch, "c2")
+    await outbox.send(outbox.change(1, put("/n", 1)))
+    await other.send(other.change(1, put("/n", 2)))
+    (one,) = (await outbox.api.get(session_url(rest="/conflicts"))).json()["items"]
+    url = session_url(rest=f"/conflicts/{one['id']}/resolve")
+    problem(await outbox.api.post(url, json={"keep": "both"}), 400, "bad_body")
+    problem(await outbox.api.post(url, json={}), 400, "bad_body")
+    headers = {"Idempotency-Key": "k"}
+    answer = await outbox.api.post(url, json={"keep": "lost"}, headers=headers)
+    assert answer.status_code == 200
+    models.Conflict.model_validate(answer.json())
+    assert answer.json() == {**one, "status": "resolved"}
+    again = await outbox.api.post(url, json={"keep": "lost"}, headers=headers)
+    assert (again.status_code, again.json()) == (200, answer.json())
+    state = (await outbox.api.get(session_url())).json()["state"]
+    assert state["n"] == one["lost"]["value"]
+    problem(await outbox.api.post(url, json={"keep": "kept"}), 409, "already_resolved")
+    nowhere = session_url(rest="/conflicts/999.0/resolve")
+    problem(await outbox.api.post(nowhere, json={"keep": "kept"}), 404, "no_such_conflict")
+
+
+async def test_a_conflict_is_settled_by_another_value(outbox: Outbox) -> None:
+    # Rule T22
+    other = Outbox(outbox.api, outbox.epoch, "c2")
+    await outbox.send(outbox.change(1, put("/n", 1)))
+    await other.send(other.change(1, put("/n", 2)))
+    url = session_url(rest="/conflicts/2.0/resolve")
+    answer = await outbox.api.post(url, json={"keep": {"value": 7}})
+    assert answer.json()["status"] == "resolved"
+    assert (await outbox.api.get(session_url())).json()["state"]["n"] == 7
+
+
 async def test_activity_is_listed(api: httpx.AsyncClient) -> None:
     # Rule T16
     await create(api)
@@ -713,6 +747,7 @@ async def test_to_a_stranger_a_session_is_as_one_that_never_was(shared: Reattach
         ("GET", "/events", None),
         ("GET", "/history", None),
         ("GET", "/conflicts", None),
+        ("POST", "/conflicts/1.0/resolve", {"keep": "kept"}),
         ("GET", "/devices", None),
         ("GET", "/activity", None),
     ]

@@ -38,6 +38,8 @@ class Author(msgspec.Struct, frozen=True):
     client: str | None
     base: int
     at: int
+    astray: bool = False
+    """Whether they saw versions of an earlier epoch that this one does not have."""
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -97,6 +99,7 @@ class Merge:
         self.version = version
         self.nesting = nesting
         self.fields = fields
+        self.texts = texts
         self.drafts = Drafts(
             texts, author.client, author.base, version, document.undo, document.read, index.since
         )
@@ -303,6 +306,13 @@ class Merge:
         if type(insert) is not str:
             raise _refused("bad_op", path, "expected insert to be a string")
         check(insert, depth=0, path=join(path))
+        if self.author.astray:
+            raise _refused(
+                "base_gone",
+                path,
+                "the text that this edit was made of was lost with the server's history: read the"
+                " text and edit it anew",
+            )
         place = self._locate(path)
         current = ABSENT if place is None else place.value
         taker = self.index.covered(path, self.author.client, self.author.base)

@@ -261,7 +261,7 @@ class Session:
         merge = Merge(
             document,
             self.index,
-            Author(proposal.client_id, self._base(proposal), at),
+            Author(proposal.client_id, self._base(proposal), at, self._astray(proposal)),
             version,
             nesting=self.limits.max_nesting,
             texts=self.texts,
@@ -344,6 +344,10 @@ class Session:
             if proposal.outdated:
                 refused.code = "schema_changed"
             raise
+
+    def _astray(self, proposal: Proposal) -> bool:
+        earlier = proposal.epoch is not None and proposal.epoch != self.record.epoch
+        return earlier and (proposal.base or 0) > self.record.epoch_version
 
     def _base(self, proposal: Proposal) -> int:
         base = self.version if proposal.base is None else proposal.base

@@ -170,18 +170,35 @@ class Host:
         Raises what refused it. Raises `Unavailable` when the database does not answer; the change
         may then still take effect, once.
         """
+        decided = self._ask(request)
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await asyncio.shield(decided)
+        except TimeoutError:
+            raise Unavailable("the database does not answer: try again") from None
+
+    async def insist(self, request: Request) -> Result:
+        """Do the same, however long the database does not answer.
+
+        Raises `Unavailable` only when the session was closed: what became of the change can then
+        be read from the database.
+        """
+        decided = self._ask(request)
+        while not decided.done():
+            await asyncio.wait({decided}, timeout=self._timeout_ms / 1000)
+            if self.closed and not decided.done():
+                raise Unavailable("the session was closed", retry_after_ms=100)
+        return decided.result()
+
+    def _ask(self, request: Request) -> asyncio.Future[Result]:
         self.used_at = self._clock.monotonic()
         if self.closed:
             raise Unavailable("the session is being opened anew: try again", retry_after_ms=100)
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting[request] = future
+        decided: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = decided
         self.room.inbox.submit(request)
         self.flush()
-        try:
-            async with asyncio.timeout(self._timeout_ms / 1000):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            raise Unavailable("the database does not answer: try again") from None
+        return decided
 
     def receive(self, connection: Connection, frame: Frame, size: int) -> None:
         """Feed a frame; one that needs durable state waits for it."""

@@ -326,18 +326,8 @@ class Registry:
 
         With a ``schema`` it has the defaults of what the state lacks.
         """
-        state = {} if state is None else state
-        check(state, depth=self.limits.max_nesting, path="")
-        known = None
-        if schema is not None and self.schemas:
-            known = self.schemas.get(schema)
-            if known is None:
-                names = ", ".join(sorted(self.schemas))
-                raise ChangeRefused(
-                    f"expected one of the schemas {names}, got {schema[:80]!r}",
-                    code="unknown_schema",
-                )
-            state = known.begin(state)
+        state = self.begin(schema, state)
+        known = None if schema is None else self.schemas.get(schema)
         encoded = encode(state)
         if len(encoded) > self.limits.max_state_bytes:
             raise TooLarge(
@@ -368,6 +358,23 @@ class Registry:
         if await self._write(part) is not Outcome.OK:
             raise AlreadyExists(f"the session id {record.session_id!r} is taken: choose another")
         return record
+
+    def begin(self, schema: str | None, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Return a new session's state: with a schema, the defaults of what it lacks are in it.
+
+        Raises `ChangeRefused` for what no state can be.
+        """
+        state = {} if state is None else state
+        check(state, depth=self.limits.max_nesting, path="")
+        if schema is None or not self.schemas:
+            return state
+        known = self.schemas.get(schema)
+        if known is None:
+            names = ", ".join(sorted(self.schemas))
+            raise ChangeRefused(
+                f"expected one of the schemas {names}, got {schema[:80]!r}", code="unknown_schema"
+            )
+        return known.begin(state)
 
     async def erase(self, session_id: str) -> None:
         """Erase a session with its history; what stays lets its members be told."""

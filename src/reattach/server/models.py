@@ -95,7 +95,7 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    op: Literal["set", "unset", "insert", "move", "inc", "splice", "test", "end"]
+    op: Literal["set", "unset", "insert", "move", "inc", "splice", "test", "resolve", "end"]
     path: str | None = Field(None, examples=["/user_responses/#r7/answer"])
     value: Any = None
 
@@ -118,6 +118,18 @@ class ChangesBody(_Body):
     device: Device
     t: Annotated[Time, Field(description="The client's clock as it sends, ms since 1970.")]
     changes: list[SkipValidation[ChangeBody]]
+
+
+class ChosenValue(BaseModel):
+    """Another value than either of a conflict."""
+
+    value: Any
+
+
+class ResolveBody(_Body):
+    """How to settle a conflict."""
+
+    keep: Literal["kept", "lost"] | ChosenValue
 
 
 class HeartbeatBody(_Body):
@@ -207,6 +219,8 @@ class ConflictSide(_Answer):
 
     value: Any = None
     absent: bool | None = None
+    merged: bool | None = Field(None, description="Others had their part in the value.")
+    base: int | None = Field(None, description="The version over which a text was typed.")
     by: By
     at: Time
     version: int | None = None

@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reattach.core.connection import Role
+from reattach.core.effects import Request as Proposed
+from reattach.core.effects import Result
 from reattach.core.inbox import propose
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
@@ -50,7 +52,7 @@ from reattach.store.base import (
     IdempotencyRecord,
     SessionRecord,
 )
-from reattach.wire import Change, HelloDevice, encode
+from reattach.wire import Change, HelloDevice, Op, encode
 
 __all__ = ["routes"]
 
@@ -160,6 +162,8 @@ def _sessions(rest: _Rest) -> APIRouter:
     )
     add("GET", "/session/{session_id}/history", rest.history, models.CommitPage)
     add("GET", "/session/{session_id}/conflicts", rest.conflicts, models.ConflictPage)
+    resolve = "/session/{session_id}/conflicts/{conflict_id}/resolve"
+    add("POST", resolve, rest.resolve, models.Conflict, body=_JSON_RESOLVE)
     add("GET", "/session/{session_id}/devices", rest.devices, models.DevicePage)
     add("GET", "/session/{session_id}/activity", rest.activity, models.ActivityPage)
     return router
@@ -229,7 +233,7 @@ class _Rest:
         if replayed is not None:
             return replayed
         # As it will be read: what goes wrong with it goes wrong in `Registry.create`, too.
-        state = {} if body.state is None else body.state
+        state = registry.begin(body.schema_, body.state)
 
         def answered(record: SessionRecord) -> IdempotencyRecord:
             assert once is not None
@@ -327,23 +331,42 @@ class _Rest:
         proposed = await registry.request(host, edit=edit, user_id=_user(request).id)
         if if_match is not None:
             proposed.unless = _unless(if_match)
-        if once is not None:
-            proposed.key = once.place
+        done = await self._submit(
+            registry,
+            host,
+            proposed,
+            once,
+            lambda session: _changed(session.record, encode(session.document.state)),
+        )
+        if isinstance(done, Response):
+            return done
+        headers, answer = _changed(*await _durable(registry, host))
+        return _json(answer, headers=headers)
 
-            def answered(session: Session, commit: CommitRecord) -> IdempotencyRecord:
-                del commit
-                answer = _changed(session.record, encode(session.document.state))
-                return once.record(200, answer, registry.clock.now())
+    async def _submit(
+        self,
+        registry: Registry,
+        host: Host,
+        proposed: Proposed,
+        once: Once | None,
+        answer: Callable[[Session], tuple[dict[str, str], bytes]],
+    ) -> Response | Result:
+        """Have a change decided; with an idempotency key, return what was recorded as its answer
+        (this request's, or that of the one before it with the same key).
+        """
+        if once is None:
+            return await host.submit(proposed)
 
-            proposed.record = answered
+        def recorded(session: Session, commit: CommitRecord) -> IdempotencyRecord:
+            del commit
+            return once.record(200, answer(session), registry.clock.now())
+
+        proposed.key, proposed.record = once.place, recorded
         first = True
         try:
             await host.submit(proposed)
         except KeyAnswered:
             first = False
-        if once is None:
-            headers, answer = _changed(*await _durable(registry, host))
-            return _json(answer, headers=headers)
         replayed = await replay(registry, once, first=first)
         if replayed is None:
             raise Unavailable("the answer was recorded and is not at hand: repeat the request")
@@ -544,6 +567,42 @@ class _Rest:
         page = await registry.store.conflicts(session_id, wanted, after, _PAGE)
         return _page([msgspec.Raw(record.body) for record in page.items], page.next)
 
+    async def resolve(
+        self,
+        request: Request,
+        session_id: SessionPath,
+        conflict_id: str,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Settle a conflict: by the value that was kept, the one that lost, or another."""
+        raw, value = await read_json(request, self._settings.max_frame_bytes)
+        hold_against(models.ResolveBody, value)
+        once = Once.of(_user(request), request, raw, idempotency_key)
+        registry, host, role = await self._open(request, session_id)
+        if role == Role.VIEWER:
+            raise Forbidden("a viewer may not write")
+        replayed = await replay(registry, once)
+        if replayed is not None:
+            return replayed
+        proposed = await registry.request(
+            host,
+            resolve=Op(op="resolve", conflict_id=conflict_id, keep=value["keep"]),
+            user_id=_user(request).id,
+        )
+        done = await self._submit(
+            registry,
+            host,
+            proposed,
+            once,
+            lambda session: ({}, session.conflicts[conflict_id].body),
+        )
+        if isinstance(done, Response):
+            return done
+        if not isinstance(done.decision, CommitRecord):
+            raise Unavailable("the conflict was settled, and its record is no longer at hand")
+        commit = msgspec.json.decode(done.decision.body)
+        return _json(encode(next(one for one in commit["conflicts"] if one["id"] == conflict_id)))
+
     async def devices(self, request: Request, session_id: SessionPath) -> Response:
         """List the session's devices, oldest first, and whether each is connected."""
         _, host, _ = await self._open(request, session_id)
@@ -736,6 +795,7 @@ def _problem(description: str) -> dict[str, Any]:
 _JSON_CREATE: Final = {"application/json": _schema(models.CreateSession)}
 _JSON_CHANGES: Final = {"application/json": _schema(models.ChangesBody)}
 _JSON_HEARTBEAT: Final = {"application/json": _schema(models.HeartbeatBody)}
+_JSON_RESOLVE: Final = {"application/json": _schema(models.ResolveBody)}
 _PATCHES: Final = {
     _MERGE_PATCH: {"type": "object", "description": "RFC 7396: what is null is removed."},
     _JSON_PATCH: {"type": "array", "items": _schema(models.JsonPatchOperation)},
