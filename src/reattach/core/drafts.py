@@ -208,6 +208,7 @@ class Drafts:
             self._begin(path, before)
         for draft, _ in self._all(path):
             draft.whole = True
+            draft.sent = None
 
     def rename(self, old: Path, new: Path) -> None:
         """Have what is known of the texts at one path at another."""
@@ -226,16 +227,17 @@ class Drafts:
             found.append((draft, at))
         return found
 
-    def finish(self) -> list[tuple[Path, History, Entry]]:
-        """Enter what the change did into the books, and return it for the log."""
-        rows: list[tuple[Path, History, Entry]] = []
+    def finish(self) -> list[tuple[Path, list[Any]]]:
+        """Enter what the change did into the books; return what the log must tell of each text."""
+        rows: list[tuple[Path, list[Any]]] = []
         for path, draft in self._drafts.items():
+            history = draft.history
             after = text_of(self._look(path))
             entry = draft.entry(self._version, self._client, self._base, after)
-            if not draft.history.entries and not entry.sent and not entry.done and not entry.fix:
+            if not history.entries and not entry.sent and not entry.done and not entry.fix:
                 continue
-            self._texts.append(draft.history, entry, after, self._undo)
-            rows.append((path, draft.history, entry))
+            self._texts.append(history, entry, after, self._undo)
+            rows.append((path, self._texts.log_row(history, entry, draft.before)))
         return rows
 
 

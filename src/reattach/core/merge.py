@@ -22,7 +22,7 @@ from reattach.core.paths import Path, join, parse
 from reattach.core.policy import MERGING, Field, Policy, greater
 from reattach.core.schema import Rename
 from reattach.core.text import Edit, apply, fill, fine, place, splice
-from reattach.core.texts import Texts, pack_entry, unpack_entry
+from reattach.core.texts import Texts
 from reattach.core.values import JSON, check, equal
 from reattach.errors import ChangeRefused
 from reattach.wire import Op
@@ -692,11 +692,8 @@ class Merge:
 
     def finish(self) -> None:
         """Enter what the change did to texts; call it once, when all operations are carried out."""
-        for path, history, entry in self.drafts.finish():
-            row: list[Any] = [Kind.TEXT, join(path), pack_entry(entry)]
-            if len(history.entries) == 1:
-                row.append(history.floor)
-            self.writes.append(row)
+        for path, row in self.drafts.finish():
+            self.writes.append([Kind.TEXT, join(path), row])
 
     def _mine(self, value: Any) -> Side:
         return Side(_frozen(value), self.author.client, self.author.at, self.version)
@@ -745,11 +742,9 @@ def replay(
             undo.clear()
             continue
         if kind == Kind.TEXT:
-            path, done = parse(pointer), unpack_entry(more[0])
+            path = parse(pointer)
             text = text_of(document.read(path))
-            history = texts.begin(path, more[-1] if len(more) > 1 else 0, text, undo)
-            texts.append(history, done, text, undo)
-            undo.clear()
+            texts.replay(path, write.version, write.client, more[0], text)
             continue
         own = more[0] if more else None
         under = more[1] if len(more) > 1 else None

@@ -19,7 +19,7 @@ import msgspec
 from reattach.core.document import Document
 from reattach.core.index import Undo
 from reattach.core.paths import Path, join, parse
-from reattach.core.text import Edit, carry, pack, unpack
+from reattach.core.text import Edit, carry, pack, plain, unpack
 
 __all__ = ["Ahead", "Entry", "History", "Step", "Texts"]
 
@@ -314,38 +314,75 @@ class Texts:
                 del node.children[token]
 
     def dump(self) -> list[Any]:
-        """Return the histories as JSON, for `load`."""
-        return [
-            [join(path), history.floor, [pack_entry(entry) for entry in history.entries]]
+        """Return the histories as JSON, for `load`; client ids are written once."""
+        clients: dict[str | None, int] = {}
+        rows = [
+            [
+                join(path),
+                history.floor,
+                [
+                    [entry.version, clients.setdefault(entry.client, len(clients)), *_pack(entry)]
+                    for entry in history.entries
+                ],
+            ]
             for path, history in self.under(())
             if history.entries
         ]
+        return [list(clients), rows]
 
-    def load(self, rows: Sequence[Sequence[Any]], document: Document) -> None:
+    def load(self, dumped: Sequence[Any], document: Document) -> None:
         """Take in what `dump` wrote beside the state in ``document``."""
+        if not dumped:
+            return
+        clients, rows = dumped
         undo: Undo = []
         for pointer, floor, entries in rows:
             path = parse(pointer)
             text = document.read(path)
             history = self.begin(path, floor, text if type(text) is str else "", undo)
-            for packed in entries:
-                self.append(history, unpack_entry(packed), history.text, undo)
+            for version, client, *packed in entries:
+                entry = _unpack(version, clients[client], packed)
+                self.append(history, entry, history.text, undo)
+        undo.clear()
+
+    def log_row(self, history: History, entry: Entry, before: str) -> list[Any]:
+        """Return what the log must tell of a commit for `replay`, beside its patch."""
+        plainly = entry.whole and entry.sent is None and not entry.fix
+        row: list[Any] = [entry.base] if plainly else _pack(entry)
+        if len(history.entries) == 1:
+            # It begins here: the text before is not known otherwise.
+            row = [row, history.floor, before]
+        return row
+
+    def replay(
+        self, path: Path, version: int, client: str | None, row: list[Any], text: str
+    ) -> None:
+        """Take in a `log_row` of a commit that made the text at ``path`` what it is now."""
+        undo: Undo = []
+        floor, before = 0, ""
+        if type(row[0]) is list:
+            row, floor, before = row
+        history = self.begin(path, floor, before, undo)
+        if len(row) == 1:
+            done = plain(history.text, text)
+            entry = Entry(version, client, row[0], None, done, (), True)
+        else:
+            entry = _unpack(version, client, row)
+        self.append(history, entry, text, undo)
         undo.clear()
 
 
-def pack_entry(entry: Entry) -> list[Any]:
-    """Return an entry as JSON, for the log and for saved states."""
+def _pack(entry: Entry) -> list[Any]:
     same = entry.sent is not None and pack(entry.sent) == pack(entry.done)
     sent = 0 if same else None if entry.sent is None else pack(entry.sent)
-    packed: list[Any] = [entry.version, entry.client, entry.base, sent, pack(entry.done)]
+    packed: list[Any] = [entry.base, sent, pack(entry.done)]
     if entry.fix or entry.whole:
         packed += [pack(entry.fix), entry.whole]
     return packed
 
 
-def unpack_entry(packed: Sequence[Any]) -> Entry:
-    """Read what `pack_entry` made."""
-    version, client, base, sent, done, *more = packed
+def _unpack(version: int, client: str | None, packed: Sequence[Any]) -> Entry:
+    base, sent, done, *more = packed
     edits = unpack(done)
     fix, whole = more or ((), False)
     return Entry(
