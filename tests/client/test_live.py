@@ -11,16 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
-from reattach import NotAuthenticated, Reattach, User
+from reattach import NotAuthenticated, Reattach, ReattachError, User
 from reattach.client import Session, connect
 from reattach.client.effects import Status
 from reattach.errors import (
     ChangeRefused,
     OutboxHeld,
     SessionClosed,
+    SessionEnded,
     SessionNotFound,
     StoreError,
 )
@@ -417,6 +419,29 @@ async def test_a_change_that_closes_its_connection_twice_is_put_aside(
     assert (await state_of(server))["n"] == 11
 
 
+async def test_a_session_that_is_erased_leaves_the_outbox(serve: Serve, tmp_path: Path) -> None:
+    """Rule L8."""
+    server = await serve(app=None)
+    outbox = tmp_path / "o.db"
+    async with connect(server.url, "s", create=CREATE, outbox=outbox) as session:
+        await session.inc("/n")
+        changes = session.changes()
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            answer = await http.delete("/api/v0/session/s")
+            assert answer.is_success
+        await until(lambda: session.status.connection == "closed", within=5, what="the end")
+        with pytest.raises(SessionEnded):
+            await session.inc("/n")
+        with pytest.raises(SessionEnded):
+            await session.saved()
+        assert [commit.version async for commit in changes] == []
+        assert session.state["n"] == 2
+    # What is there can be read and exported, if not sent.
+    async with connect(server.url, "s", outbox=outbox) as session:
+        assert session.state["n"] == 2
+        assert [one["ops"][0]["op"] for one in session.export()["changes"]] == ["inc"]
+
+
 async def test_an_outbox_is_held_by_one_process_for_one_session(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -440,6 +465,23 @@ async def test_an_outbox_is_held_by_one_process_for_one_session(
             pass
 
 
+async def test_a_mistake_in_the_client_is_told_to_who_waits(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(app=None)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    async with connect(server.url, "s", create=CREATE) as session:
+        monkeypatch.setattr(session._core, "_on_frame", fail)
+        failed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: failed.append(what))
+        with pytest.raises(ReattachError, match="a mistake"):
+            await session.inc("/n")
+        assert len(failed) == 1
+
+
 async def test_presence_and_events_of_others(serve: Serve) -> None:
     """Rule W3."""
     server = await serve(app=None)
@@ -458,7 +500,7 @@ async def test_presence_and_events_of_others(serve: Serve) -> None:
 
 
 async def test_concurrent_writes_leave_a_conflict(serve: Serve) -> None:
-    """Rules M1, O10."""
+    """Rules M1, O10: both values are kept, and anybody can settle it."""
     server = await serve(app=None)
     async with (
         Proxy(server.port) as wire,
@@ -476,6 +518,11 @@ async def test_concurrent_writes_leave_a_conflict(serve: Serve) -> None:
         (conflict,) = far.conflicts
         assert (conflict.path, conflict.kept["value"]) == ("/a", "far")
         assert conflict.lost["value"] == "near"
+        settled = conflict.resolve("lost")
+        assert far.conflicts == []
+        await settled
+        assert far.state["a"] == "near"
+        await until(lambda: near.state["a"] == "near" and not near.conflicts, within=5, what="near")
 
 
 # Tokens

@@ -139,6 +139,11 @@ class ClientCore:
         return self._replica.epoch
 
     @property
+    def storing(self) -> bool:
+        """Whether a transaction is under way. Where none is, all is stored that can be."""
+        return self._ledger.writing
+
+    @property
     def client_id(self) -> str:
         """The name under which this client's changes are numbered."""
         return self._ledger.client_id

@@ -10,7 +10,15 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -88,8 +96,10 @@ class Change:
 
     ``stored`` is done when the change is in the outbox's file (True), or this process is all that
     has it (False). ``acknowledged`` is done when the change is in the server's database, which can
-    take until the network is back; it raises `ChangeRefused` with the protocol's code where the
-    server refused for good, `SessionClosed` where the session was closed before.
+    take until the network is back. It raises `ChangeRefused` with the protocol's code where the
+    server refused for good. Where the server takes nothing of this client any more it raises the
+    reason (`SessionEnded`, `NotAuthenticated`, …), and `SessionClosed` where the session was closed
+    before: then the change stays in the outbox.
 
     Not awaiting it is fine: a refusal is also listed in ``session.rejected``.
     """
@@ -199,6 +209,8 @@ class Session:
         self._changes: dict[str, Change] = {}
         self._streams: WeakSet[_Stream[Any]] = WeakSet()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._failure: BaseException | None = None
+        """A mistake in here: whoever waits is told, and does not wait for ever."""
 
     async def __aenter__(self) -> Self:
         """Open the session; see the class. Raises `SessionNotFound` and the like where the server
@@ -242,19 +254,11 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        if self._outbox is not None:
-            await self._until(lambda: not self._writing())
         self._feed(Stop())
         for timer in self._timers.values():
             timer.cancel()
-        closed = SessionClosed(
-            "the session was closed before the server decided this change: it is"
-            + (" in the outbox" if self._outbox is not None else " lost, for want of an outbox")
-        )
-        for change in self._changes.values():
-            change.stored.cancel()
-            if not change.acknowledged.done():
-                change.acknowledged.set_exception(closed)
+        await self._until(lambda: not self._core.storing)
+        self._give_up(self._hopeless() or SessionClosed("the session was closed"))
         self._changes.clear()
         # Lines say goodbye; a history that is being read is of no use any more.
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -452,8 +456,13 @@ class Session:
 
     def _hopeless(self) -> ReattachError | None:
         """Why the server will take nothing of this client any more, where that is so."""
+        if self._failure is not None:
+            return ReattachError(f"the client failed: {self._failure!r}", code="internal")
         if self._closed:
-            return SessionClosed("the session was closed: connect again")
+            return SessionClosed(
+                "the session was closed before the server had every change: they are"
+                + (" in the outbox" if self._outbox is not None else " lost, for want of an outbox")
+            )
         code, message = self._core.status.error or ("", "")
         given_up = (
             self._core.status.connection == "closed"
@@ -463,9 +472,10 @@ class Session:
         )
         return _ENDINGS.get(code, ReattachError)(message, code=code) if given_up else None
 
-    def _writing(self) -> bool:
-        status = self._core.status
-        return status.storage == "durable" and not status.saved_on_device
+    def _give_up(self, reason: ReattachError) -> None:
+        for change in self._changes.values():
+            if not change.acknowledged.done():
+                change.acknowledged.set_exception(reason)
 
     def _may_leave(self) -> bool:
         status = self._core.status
@@ -529,6 +539,8 @@ class Session:
                 if self._core.status.connection == "closed":
                     for stream in list(self._streams):
                         stream.end()
+                if not self._closed and (reason := self._hopeless()) is not None:
+                    self._give_up(reason)
 
     def _decided(self, ref: str, error: Mapping[str, Any] | None) -> None:
         change = self._changes.pop(ref, None)
@@ -554,11 +566,20 @@ class Session:
         del self._timers[name]
         self._feed(TimerFired(name))
 
-    def _task(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(work)
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failure = error
+            context = {"message": "a Reattach session failed", "exception": error, "task": task}
+            self._loop.call_exception_handler(context)
+            self._wake()
 
     async def _talk(self) -> None:
         me = asyncio.current_task()

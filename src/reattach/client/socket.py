@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from reattach.errors import BadRequest
@@ -80,7 +80,7 @@ async def talk(
         )
     except InvalidStatus as error:
         return 1006, f"the server answered {error.response.status_code} to the upgrade"
-    except (OSError, InvalidHandshake, EOFError) as error:
+    except (OSError, WebSocketException, EOFError) as error:
         return 1006, str(error) or type(error).__name__
     frames: asyncio.Queue[str] = asyncio.Queue()
     sending = asyncio.create_task(_send(socket, frames))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from reattach.client.core import ClientCore
 from reattach.client.replica import Cursor
 from reattach.core.values import check
+from reattach.errors import SessionClosed
 
 if TYPE_CHECKING:
     from reattach.client.session import Change
@@ -64,6 +65,8 @@ class TextWriter:
         place for a text at the path any more.
         """
         check(text, depth=0, path=self.path)
+        if self._cursor is None:
+            raise SessionClosed("expected to write within `async with session.text(…)`")
         self._raise()
         if text:
             self._gathered.append(text)
@@ -86,9 +89,10 @@ class TextWriter:
                 while self._undecided:
                     await next(iter(self._undecided))
                 self._raise()
+        finally:
+            # Whatever ended the block: what was written is on its way.
             while self._length and self._failure is None:
                 self._make()
-        finally:
             if self._timer is not None:
                 self._timer.cancel()
             if self._cursor is not None:
