@@ -321,6 +321,8 @@ export class Ledger {
     this.clientId = this.#newId();
     this.#identity = "renumbered";
     this.#next = 1;
+    // Under the new name, too, each was made when it was made.
+    this.#lastAt = 0;
     this.decided = 0;
     this.#decidedAt = null;
     this.#dirty.all = true;

@@ -105,7 +105,7 @@ export function prepare(ops: readonly Operation[], newId: () => string): readonl
   }
   return Object.freeze(
     ops.map((given) => {
-      const path = "path" in given ? given.path : "";
+      const path = pathOf(given);
       // The operation itself is one container around its value, which has others around it.
       const depth = DEEPEST + 1 - parse(path).length;
       const operation = clone(given, path, depth) as unknown as Operation;
@@ -130,6 +130,35 @@ export function prepare(ops: readonly Operation[], newId: () => string): readonl
       return operation;
     }),
   );
+}
+
+/** The operations that are about a path, and whether they need a value. */
+const NEEDS_VALUE = {
+  set: true,
+  unset: false,
+  insert: true,
+  move: false,
+  inc: false,
+  splice: false,
+  test: true,
+};
+
+/** An operation's path, empty where it has none. Throws where one lacks what its kind needs. */
+function pathOf(operation: Operation): string {
+  const { op } = operation;
+  if (op === "restore" || op === "resolve" || op === "end") return "";
+  const { path, value } = operation as { readonly path: unknown; readonly value?: unknown };
+  const named = typeof path === "string" ? path : undefined;
+  if (!Object.hasOwn(NEEDS_VALUE, op)) {
+    throw new OpError("bad_op", `expected an operation, got ${String(op)}`, named);
+  }
+  if (named === undefined) {
+    throw new OpError("bad_path", `expected ${op} to have a path, got ${typeof path}`);
+  }
+  if (NEEDS_VALUE[op] && value === undefined) {
+    throw new OpError("bad_op", `expected ${op} to have a value: to remove one, use unset`, named);
+  }
+  return named;
 }
 
 /** Throws where a splice reaches beyond its text: its author cannot have seen what it means. */
