@@ -53,8 +53,12 @@ async def test_the_server_writes_and_follows_as_the_readme_says(
     assert capsys.readouterr().out.startswith("1 [{'op': 'replace', 'path': '/visits', 'value': 1}")
 
 
-def test_the_typescript_has_the_right_types() -> None:
-    (snippet,) = snippets("ts")
+SCHEMAS = (ROOT / "docs" / "schemas.md").read_text()
+
+
+@pytest.mark.parametrize("page", [README, SCHEMAS], ids=["README", "schemas"])
+def test_the_typescript_has_the_right_types(page: str) -> None:
+    (snippet,) = re.findall(r"```ts\n(.*?)```", page, re.DOTALL)
     folder = ROOT / ".cache" / "readme"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "snippet.ts").write_text(snippet)
