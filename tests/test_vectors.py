@@ -33,6 +33,15 @@ def cases(file: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in found])
 
 
+@pytest.mark.parametrize("file", sorted(VECTORS.glob("*.json")), ids=lambda file: file.stem)
+def test_the_rules_that_cases_name_are_the_protocols(file: Path) -> None:
+    protocol = (VECTORS.parent / "docs" / "protocol.md").read_text()
+    named = {
+        rule for case in json.loads(file.read_text())["cases"] for rule in case.get("rules", ())
+    }
+    assert not {rule for rule in named if f"**{rule}**" not in protocol}
+
+
 def patched(state: Any, patch: list[Any]) -> Any:
     document = Document(copy.deepcopy(state))
     step(document, copy.deepcopy(patch))

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from reattach.schema import Max, SessionModel, Step, Text
+
 Value = TypeVar("Value")
 
 
@@ -51,16 +53,16 @@ class Loose(BaseModel):
     source: str = ""
 
 
-class Review(BaseModel):
+class Review(SessionModel):
     """The state of a review.
 
     A paragraph that is longer than a line of TypeScript may be, so that it has to go on in another
     one. An end of comment: */
     """
 
-    title: str
+    title: Annotated[str, Text()]
     stage: Stage = Stage.DRAFT
-    step: Annotated[int, Field(ge=0, description="Counts from 0.")] = 0
+    step: Annotated[int, Max(), Step(), Field(ge=0, description="Counts from 0.")] = 0
     comments: list[Comment] = []
     shapes: dict[str, Shape] = {}
     rated: Rated[int] | None = None

@@ -192,3 +192,51 @@ test("a cloned profile: the two names come apart, nothing is lost or twice", asy
   expect((await stored("cloned")).state.n).toBe(111);
   expect(one.state.n).toBe(111);
 }, 20_000);
+
+test("TX3, TX4: three devices type into one text, cut off and back: each character once, in its order", async () => {
+  const devices = [join("typed"), join("typed"), join("typed")];
+  await Promise.all(devices.map(({ ready }) => ready));
+  const order = ["", "", ""];
+  const removed = new Set<string>();
+  let made = 0;
+  for (let round = 0; round < 30; round++) {
+    for (const [at, session] of devices.entries()) {
+      // Now and then all that it hears is late, or lost.
+      session.wire.deaf = (round + at) % 7 > 4;
+      if ((round + 2 * at) % 9 === 0) session.wire.cut();
+      const text = [...session.state.title];
+      // Behind what it typed last, so that what it types is in order; every second is no BMP.
+      const last = [...(order[at] ?? "")].at(-1);
+      let caret = last === undefined ? text.length >> 1 : text.indexOf(last) + 1;
+      for (let i = 0; i < 3; i++) {
+        const letter = String.fromCodePoint((made % 2 ? 0x20000 : 0x4e00) + made++);
+        session.splice("/title", caret++, 0, letter);
+        order[at] += letter;
+      }
+      const other = text[(round * 5 + at) % (text.length || 1)];
+      if (round % 4 === 3 && other !== undefined && !order.some((one) => one.endsWith(other))) {
+        session.splice("/title", [...session.state.title].indexOf(other), 1, "");
+        removed.add(other);
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  for (const { wire } of devices) {
+    wire.deaf = false;
+    wire.cut();
+  }
+  const [first] = devices;
+  await until(() => devices.every((one) => one.status.saved && one.version === first?.version));
+  const { state } = await stored("typed");
+  for (const session of devices) {
+    expect(session.state).toEqual(state);
+    expect(session.rejected).toEqual([]);
+    expect(session.conflicts).toEqual([]);
+  }
+  const letters = [...state.title];
+  expect(new Set(letters).size).toBe(letters.length);
+  for (const typed of order) {
+    const kept = [...typed].filter((letter) => !removed.has(letter));
+    expect(letters.filter((letter) => typed.includes(letter))).toEqual(kept);
+  }
+}, 30_000);

@@ -52,14 +52,14 @@ describe("what others committed, as edits", () => {
       [{ op: "str_ins", path: "/list/0/t", pos: 0, str: "x" }],
       "ab|cd",
     ],
-  ])("%s", async (_, patch, shown) => {
+  ])("TX1, TX2: %s", async (_, patch, shown) => {
     const device = await typing("abcd", splice(2, 0, "|"));
     await device.frame(commit(1, patch));
     expect(device.shown?.t).toBe(shown);
     expect(device.changes[0]?.ops).toEqual([splice(2, 0, "|")]);
   });
 
-  test("an element keeps its text wherever it goes", async () => {
+  test("TX2: an element keeps its text wherever it goes", async () => {
     const device = await new Device().join({
       list: [
         { id: "x", t: "abcd" },
@@ -83,7 +83,7 @@ describe("what others committed, as edits", () => {
 });
 
 describe("an own commit that ended otherwise than it was shown", () => {
-  test("what was typed behind it is carried over what lies between", async () => {
+  test("TX5: what was typed behind it is carried over what lies between", async () => {
     const device = await typing("old", { op: "set", path: "/t", value: "mine" }, splice(4, 0, "!"));
     expect(device.shown?.t).toBe("mine!");
     await device.frame(commit(1, [{ op: "replace", path: "/t", value: "theirs mine" }]));
@@ -94,14 +94,14 @@ describe("an own commit that ended otherwise than it was shown", () => {
     expect(device.changes[1]?.ops).toEqual([splice(4, 0, "!")]);
   });
 
-  test("a refused change has shown its text, too", async () => {
+  test("TX5: a refused change has shown its text, too", async () => {
     const device = await typing("ab", splice(0, 0, "no "), splice(4, 0, "|"));
     expect(device.shown?.t).toBe("no a|b");
     await device.frame({ type: "rejected", seq: 1, code: "forbidden", message: "" });
     expect(device.shown?.t).toBe("a|b");
   });
 
-  test("a welcome with the whole state is a commit of all that was missed", async () => {
+  test("TX2: a welcome with the whole state is a commit of all that was missed", async () => {
     const device = await typing("ab", splice(1, 0, "1"), splice(3, 0, "2"));
     const at = device.changes[0]?.at ?? null;
     await device.close(1006);
@@ -117,7 +117,7 @@ describe("an own whole write", () => {
     ["set of the element", { op: "set", path: "/list/#x", value: { id: "x", t: "mine" } }],
     ["insert of the element", { op: "insert", path: "/list", value: { id: "x", t: "mine" } }],
     ["set of the state", { op: "set", path: "", value: { list: [{ id: "x", t: "mine" }] } }],
-  ])("covers what came before: %s", async (_, whole) => {
+  ])("TX6: covers what came before: %s", async (_, whole) => {
     const device = await new Device().join({ list: [{ id: "x", t: "ab" }] });
     for (const op of [splice(1, 0, "1", "/list/#x/t"), whole, splice(4, 0, "!", "/list/#x/t")]) {
       await device.stored(op);
@@ -128,14 +128,14 @@ describe("an own whole write", () => {
     expect(device.core.replica.pending[2]?.view).toEqual([splice(4, 0, "!", "/list/#x/t")]);
   });
 
-  test("unset: later edits begin with nothing", async () => {
+  test("TX6: unset: later edits begin with nothing", async () => {
     const device = await typing("ab", { op: "unset", path: "/t" }, splice(0, 0, "new"));
     await device.frame(commit(1, [{ op: "str_ins", path: "/t", pos: 0, str: "x" }]));
     expect(device.shown?.t).toBe("new");
   });
 });
 
-test("a page that starts anew shows what the one before it showed", async () => {
+test("TX4: a page that starts anew shows what the one before it showed", async () => {
   const store = durableMemory();
   const device = await new Device(store).join({ t: "ab" });
   await device.stored(splice(1, 0, "1"));
@@ -349,7 +349,7 @@ async function play(whole: boolean, run: (net: Net) => void): Promise<void> {
 }
 
 describe("three clients, long offline spans, positions beyond the BMP", () => {
-  test("whatever arrives when: one text, with every character that nobody removed, once", async () => {
+  test("TX3, TX4: whatever arrives when: one text, with every character that nobody removed, once", async () => {
     await play(false, ({ server, inserted, removed }) => {
       const kept = [...inserted].filter((one) => !removed.includes(one));
       expect([...server.text].sort()).toEqual(kept.sort());
@@ -357,7 +357,7 @@ describe("three clients, long offline spans, positions beyond the BMP", () => {
     });
   }, 60_000);
 
-  test("with whole writes among them, too, a splice ends where it was shown", async () => {
+  test("TX5, TX6: with whole writes among them, too, a splice ends where it was shown", async () => {
     await play(true, () => {});
   }, 60_000);
 });
