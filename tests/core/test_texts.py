@@ -320,3 +320,18 @@ def test_who_types_on_in_an_element_of_their_own_need_not_have_heard_of_it() -> 
     for index, letter in enumerate("hey"):
         assert rig.conflicts("a", splice("/list/#x/t", index, 0, letter), base=0) == []
     assert rig.state == {"list": [{"id": "x", "t": "hey"}]}
+
+
+def test_others_may_type_in_an_element_whose_author_has_not_heard_of_it_yet() -> None:
+    """Rule TX6: nothing before one's own whole write lies ahead of what one types behind it."""
+    rig = Rig({"list": []})
+    rig.change("a", insert("/list", {"id": "x", "t": "ab"}), base=0)
+    rig.change("a", splice("/list/#x/t", 2, 0, "c"), base=0)
+    rig.change("b", splice("/list/#x/t", 0, 0, "1"), base=1)
+    assert rig.conflicts("a", splice("/list/#x/t", 3, 0, "d"), base=0) == []
+    assert rig.conflicts("b", splice("/list/#x/t", 1, 0, "2"), base=1) == []
+    assert rig.conflicts("a", splice("/list/#x/t", 5, 0, "e"), base=3) == []
+    assert rig.state == {"list": [{"id": "x", "t": "12abcde"}]}
+    # Who had seen no such element has no place in it.
+    assert len(rig.conflicts("c", splice("/list/#x/t", 0, 0, "?"), base=0)) == 1
+    assert rig.reload().document.state == rig.state

@@ -121,7 +121,8 @@ def _through(ahead: Ahead, mine: Sequence[Edit]) -> list[Edit]:
 class Drafts:
     """The texts that one change touches.
 
-    ``look`` reads what stands at a path, ``since`` says since which version nobody wrote there.
+    ``look`` reads what stands at a path, ``since`` says since which version nobody wrote there,
+    ``replaced`` whether a client's own whole write made a version.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Drafts:
         undo: Undo,
         look: Callable[[Path], Any],
         since: Callable[[Path], int],
+        replaced: Callable[[Path, str | None, int], bool],
     ) -> None:
         self._texts = texts
         self._client = client
@@ -141,6 +143,7 @@ class Drafts:
         self._undo = undo
         self._look = look
         self._since = since
+        self._replaced = replaced
         self._drafts: dict[Path, Draft] = {}
         self._whole: list[tuple[Path, Any]] = []
         """The paths that the change wrote as a whole, and what stood there before."""
@@ -165,7 +168,8 @@ class Drafts:
                 if path[: len(above)] == above:
                     return self._own(path, text_of(_dig(before, path[len(above) :])), stands)
             history = self._begin(path, stands)
-        ahead = history.ahead(self._client, self._base)
+        own = self._base < history.floor and self._replaced(path, self._client, history.floor)
+        ahead = history.ahead(self._client, self._base, own=own)
         if ahead is None:
             if concurrent:
                 return None

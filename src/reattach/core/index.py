@@ -217,6 +217,20 @@ class Index:
                 newest = max(newest, node.last.order)
         return newest
 
+    def replaced(self, path: Path, client: str | None, order: int) -> bool:
+        """Return whether a client's own whole write at or above a path made ``order``."""
+        node = self.root
+        for token in (None, *path):
+            if token is not None:
+                child = node.children.get(token) if node.children is not None else None
+                if child is None:
+                    return False
+                node = child
+            last = node.last
+            if last is not None and last.order == order:
+                return client is not None and last.client == client and last.kind not in COMMUTING
+        return False
+
     def find(self, path: Path) -> Node | None:
         """Return the node of a path, None where neither it nor anything below was written."""
         node = self.root

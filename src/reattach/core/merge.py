@@ -101,7 +101,14 @@ class Merge:
         self.fields = fields
         self.texts = texts
         self.drafts = Drafts(
-            texts, author.client, author.base, version, document.undo, document.read, index.since
+            texts,
+            author.client,
+            author.base,
+            version,
+            document.undo,
+            document.read,
+            index.since,
+            index.replaced,
         )
         self.lost: list[Lost] = []
         self.writes: list[list[Any]] = []

@@ -100,8 +100,12 @@ class History:
         self.text = text
         self.views.clear()
 
-    def ahead(self, client: str | None, base: int) -> Ahead | None:
-        """Return what a client had not seen; None where that is no longer known."""
+    def ahead(self, client: str | None, base: int, *, own: bool = False) -> Ahead | None:
+        """Return what a client had not seen; None where that is no longer known.
+
+        ``own``: the client itself wrote the whole text at version ``floor``, so that nothing before
+        that lies ahead of what it sent behind it (TX6).
+        """
         entries = self.entries
         if not entries or entries[-1].version <= base:
             return []
@@ -113,7 +117,9 @@ class History:
         if view is None or not self._goes_on(view, base):
             start = self._start(client, base)
             if start < self.floor:
-                return None
+                if not own:
+                    return None
+                start = self.floor
             view = self.views[client] = _View()
             view.done = self.after(start)
         new = entries[view.done :]
