@@ -277,6 +277,7 @@ def test_what_is_remembered_of_texts_is_bounded() -> None:
     for n in range(200):
         rig.change("a", splice("/t", n, 0, "x"), base=n)
     assert rig.session.texts.weight <= 2_000
+    assert rig.reload().texts.weight <= 2_000
     # What is older is a conflict, and nothing is lost.
     assert rig.conflicts("b", splice("/t", 1, 0, "y"), base=1) == [("/t", "x" * 200, "y")]
     rig.change("b", splice("/t", 194, 0, "z"), base=195)

@@ -575,6 +575,7 @@ class Session:
         document.recording = True
         self.record = msgspec.structs.replace(self.record, version=self.version)
         self._trim()
+        self.texts.prune(self.limits.max_text_history_bytes)
 
     def since(self, version: int) -> list[bytes] | None:
         """Return the commits after a version as frames, or None where a whole state costs less
