@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
@@ -19,8 +19,9 @@ from reattach import Reattach, Snapshot, User
 from reattach.errors import BadRequest, ReattachError, SessionNotFound
 from reattach.server.auth import bearer
 
-from . import documents, gaps
+from . import documents, gaps, schemas
 from .kinds import KINDS
+from .session import GapResolution
 from .users import LINK_LASTS_S, Keys, Users, remember
 from .watchers import Watchers
 
@@ -93,7 +94,7 @@ async def watching(reattach: Reattach) -> AsyncIterator[None]:
 
 keys = Keys()
 users = Users(keys)
-reattach = Reattach(lifespan=watching, authenticate=users)
+reattach = Reattach(lifespan=watching, authenticate=users, schemas=[GapResolution])
 
 
 def from_here(request: Request) -> Request:
@@ -122,10 +123,11 @@ Own = Annotated[Snapshot, Depends(own)]
 
 
 class Opening(BaseModel):
-    """What to open: a kind's unfinished document, or somebody's own one."""
+    """What to open: a kind's unfinished document, somebody's own one, or a new one of a schema."""
 
-    kind: Literal["citation", "pyproject"] = "citation"
+    kind: Literal["citation", "pyproject", "own"] = "citation"
     text: str | None = Field(None, max_length=_MAX_DOCUMENT)
+    """The document; of the kind "own", its JSON schema."""
 
 
 class Joining(BaseModel):
@@ -139,20 +141,27 @@ async def open_document(
     request: Here, response: Response, opening: Opening | None = None
 ) -> dict[str, str]:
     """Open a document in a new session; answers its id, and a key to it for this device to keep."""
-    opening = opening or Opening()
-    kind = KINDS[opening.kind]
-    source, syntax = None, kind.syntax
-    if opening.text is not None:
-        syntax = documents.syntax_of(opening.text, kind.syntax)
-        try:
-            source = documents.load(opening.text, syntax)
-        except ValueError as error:
-            raise BadRequest(str(error)[:300], code="bad_document") from error
+    state = _first_state(opening or Opening())
     user = users.own(request) or remember(request, response)
-    state = gaps.first_state(kind, source, syntax)
-    snapshot = await reattach.sessions.create(state, user_id=user.id)
+    snapshot = await reattach.sessions.create(state, user_id=user.id, schema=GapResolution.__name__)
     session_id = snapshot.session.session_id
     return {"session_id": session_id, "key": keys.make(session_id, user)}
+
+
+def _first_state(opening: Opening) -> dict[str, Any]:
+    if opening.kind == "own":
+        try:
+            return gaps.first_state(schemas.kind_of(schemas.read_schema(opening.text or "")))
+        except ValueError as error:
+            raise BadRequest(str(error)[:400], code="bad_schema") from error
+    kind = KINDS[opening.kind]
+    if opening.text is None:
+        return gaps.first_state(kind)
+    syntax = documents.syntax_of(opening.text, kind.syntax)
+    try:
+        return gaps.first_state(kind, documents.load(opening.text, syntax), syntax)
+    except ValueError as error:
+        raise BadRequest(str(error)[:300], code="bad_document") from error
 
 
 @reattach.app.post("/documents/{session_id}/watch", status_code=204)

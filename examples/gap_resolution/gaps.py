@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from jsonschema.exceptions import ValidationError
 
-from . import documents
+from . import documents, schemas
 from .kinds import CITATION, DATA, KINDS, Kind
 
 __all__ = [
@@ -37,6 +37,8 @@ Op: TypeAlias = dict[str, Any]
 
 # A choice of so few is shown as a whole; of more, it is searched.
 FEW = 8
+# A text that may be longer than this gets room.
+LONG = 200
 # An object of more fields than these is asked for by the main ones.
 MANY = 5
 MAIN = (
@@ -67,6 +69,7 @@ WORDS = {
 # What a text has to be, by the schema's name for its form.
 FORMS = {
     "SPDX": "an SPDX license expression, such as Apache-2.0 or MIT OR BSD-3-Clause",
+    "email": "an email address, such as name@example.org",
     "idn-email": "an email address, such as name@example.org",
     "pep440": "a version, such as 1.4.0",
     "pep508": "a requirement, such as httpx>=0.28",
@@ -74,6 +77,7 @@ FORMS = {
     "pep508-versionspec": "a range of versions, such as >=3.11",
     "pep517-backend-reference": "an importable object, such as hatchling.build",
     "trove-classifier": "a classifier of the package index",
+    "uri": "a web address, such as https://example.org",
     "url": "a web address, such as https://example.org",
 }
 
@@ -89,12 +93,17 @@ def is_valid(document: Mapping[str, Json], kind: Kind = CITATION) -> bool:
 def find_gaps(document: Mapping[str, Json], kind: Kind = CITATION) -> list[Gap]:
     """List what is missing or wrong, one gap a place, in reading order.
 
-    A gap has an ``id`` made from its place, so that it is the same gap the next time.
+    A gap has an ``id`` made from its place, so that it is the same gap the next time. Of somebody's
+    own kind, what may be missing is asked for as well, and nothing is wrong with it.
     """
-    found: dict[Key, ValidationError] = {}
+    found: dict[Key, ValidationError | None] = {}
     for error in _leaves(kind.validator.iter_errors(document)):
         for key in _places(error):
             found.setdefault(key, error)
+    if kind.own:
+        for name in kind.schema["properties"]:
+            if name not in document:
+                found.setdefault((name,), None)
     keys = sorted(found, key=lambda key: _sortable(key, kind))
     return [_gap(key, found[key], document, kind) for key in keys]
 
@@ -146,20 +155,22 @@ def _places(error: ValidationError) -> list[Key]:
     return [at]
 
 
-def _gap(key: Key, error: ValidationError, document: Mapping[str, Json], kind: Kind) -> Gap:
+def _gap(key: Key, error: ValidationError | None, document: Mapping[str, Json], kind: Kind) -> Gap:
     field = _field(key, kind)
     found = _at(document, key)
-    unknown = error.validator == "additionalProperties"
+    unknown = error is not None and error.validator == "additionalProperties"
     gap: Gap = {
-        "id": ".".join(map(str, key)) or "document",
+        "id": ".".join(_id_part(part) for part in key) or "document",
         "path": _pointer(key),
         "title": _title(key, kind),
         "description": "" if unknown else _described(field),
         "kind": "removal" if unknown else _kind(key, field, kind),
-        "schema": {"enum": [REMOVAL]} if unknown else _form(field),
-        "problem": _problem(error, found, field),
+        "schema": {"enum": [REMOVAL]} if unknown else _form(field, kind),
+        "problem": None if error is None else _problem(error, found, field),
         "checked": None,
     }
+    if error is None:
+        gap["optional"] = True
     if found not in (None, "", []):
         gap["found"] = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     examples = field.get("examples") or field.get("items", {}).get("examples")
@@ -172,7 +183,11 @@ REMOVAL = "Take it out"
 """The one answer to a field that the format does not know."""
 
 
-def _form(field: Mapping[str, Json], depth: int = 0) -> dict[str, Json]:
+def _id_part(part: str | int) -> str:
+    return str(part).replace("%", "%25").replace(".", "%2E")
+
+
+def _form(field: Mapping[str, Json], kind: Kind, depth: int = 0) -> dict[str, Json]:
     """Return the part of a schema that a form is made of, its alternatives chosen."""
     known = _chosen(field)
     form: dict[str, Json] = {
@@ -182,19 +197,22 @@ def _form(field: Mapping[str, Json], depth: int = 0) -> dict[str, Json]:
     }
     if depth > 0 and (said := _described(known)):
         form["description"] = said
-    if "properties" in known and depth < 3:
+    if "properties" in known and depth < schemas.FORM_DEPTH:
         names: Iterable[str] = known["properties"]
-        if len(known["properties"]) > MANY:
+        if len(known["properties"]) > MANY and not kind.own:
             required = known.get("required", ())
             names = [name for name in MAIN if name in known["properties"]]
             names += [name for name in required if name not in names]
         form["properties"] = {
-            name: {"title": _words(name), **_form(known["properties"][name], depth + 1)}
+            name: {
+                "title": _named(name, known["properties"][name], kind),
+                **_form(known["properties"][name], kind, depth + 1),
+            }
             for name in names
         }
         form["required"] = [name for name in known.get("required", ()) if name in names]
     if isinstance(known.get("items"), Mapping):
-        form["items"] = _form(known["items"], depth + 1)
+        form["items"] = _form(known["items"], kind, depth + 1)
     return form
 
 
@@ -244,15 +262,26 @@ def _inlined(field: Json, kind: Kind, depth: int = 0) -> Json:
 
 def _chosen(field: Mapping[str, Json], kind: Kind | None = None) -> dict[str, Json]:
     """Choose among alternatives: one value rather than several, what people answer in one field."""
-    options = field.get("oneOf") or field.get("anyOf") or ()
+    options = field.get("oneOf") or field.get("anyOf") or field.get("allOf") or ()
     followed = [_followed(one, kind) if kind else dict(one) for one in options]
-    # Alternatives that only say what is required together are no choice of form.
-    real = [one for one in followed if "type" in one or "enum" in one]
+    # Alternatives that only say what is required together are no choice of form, nor is nothing.
+    typed = [_typed(one) for one in followed]
+    real = [one for one in typed if one.get("type", "null") != "null" or "enum" in one]
     if not real:
-        return dict(field)
+        return _typed(field)
     simple = next((one for one in real if one.get("type") == "string"), real[0])
-    kept = {name: field[name] for name in ("description", "$$description") if name in field}
-    return {**simple, **kept}
+    said = ("title", "description", "$$description")
+    return {**simple, **{name: field[name] for name in said if name in field}}
+
+
+def _typed(field: Mapping[str, Json]) -> dict[str, Json]:
+    """Say of which one type a field is, where it may be of several or is one given value."""
+    known = dict(field)
+    if isinstance(kinds := known.get("type"), list):
+        known["type"] = next((one for one in kinds if one != "null"), "null")
+    if "const" in known and "enum" not in known:
+        known["enum"] = [known["const"]]
+    return known
 
 
 def _below(field: Mapping[str, Json], part: str | int, kind: Kind) -> dict[str, Json]:
@@ -275,13 +304,15 @@ def _followed(field: Mapping[str, Json], kind: Kind) -> dict[str, Json]:
     """Follow a reference; what stands beside it comes first, being said of this very field."""
     known = dict(field)
     while isinstance(known.get("$ref"), str):
-        name = known.pop("$ref").removeprefix("#/definitions/")
-        known = {**kind.schema["definitions"].get(name, {}), **known}
+        found = schemas.pointed(kind.schema, known.pop("$ref"))
+        known = {**(found if isinstance(found, Mapping) else {}), **known}
     return known
 
 
 def _title(key: Key, kind: Kind) -> str:
     """Return a place in words: "ORCID of author 1"."""
+    if len(key) == 1 and isinstance(name := key[0], str):
+        return _named(name, _field(key, kind), kind)
     parts: list[str] = []
     for part in key:
         if isinstance(part, int):
@@ -296,8 +327,14 @@ def _title(key: Key, kind: Kind) -> str:
     return title[0].upper() + title[1:]
 
 
+def _named(name: str, field: Mapping[str, Json], kind: Kind) -> str:
+    """Return what a field is called: in its own schema's words, where it has some."""
+    title = field.get("title") if kind.own else None
+    return title if isinstance(title, str) and title.strip() else _words(name)
+
+
 def _words(name: str, *, start: bool = True) -> str:
-    words = " ".join(WORDS.get(word, word) for word in name.split("-"))
+    words = " ".join(WORDS.get(word, word) for word in re.split("[-_]", name) if word)
     return words[:1].upper() + words[1:] if start else words
 
 
@@ -328,17 +365,21 @@ def _kind(key: Key, field: Mapping[str, Json], kind: Kind) -> str:
     if field.get("format") in _BY_FORMAT:
         return _BY_FORMAT[field["format"]]
     if field.get("type") == "array":
-        return "list" if _chosen(field.get("items", {})).get("type") == "string" else "form"
-    if field.get("type") in {"object", "boolean"}:
+        items = field.get("items")
+        plain = not isinstance(items, Mapping) or _chosen(items).get("type") == "string"
+        return "list" if plain else "form"
+    if field.get("type") == "object" or "properties" in field:
         return "form"
+    if field.get("type") == "boolean":
+        return "choice"
     if field.get("type") in {"number", "integer"}:
         return "number"
-    if last in kind.long:
+    if last in kind.long or field.get("format") == "textarea" or field.get("maxLength", 0) > LONG:
         return "long"
     return "email" if last == "email" else "text"
 
 
-_BY_FORMAT = {"date": "date", "uri": "url", "url": "url", "idn-email": "email"}
+_BY_FORMAT = {"date": "date", "uri": "url", "url": "url", "idn-email": "email", "email": "email"}
 
 
 def _problem(error: ValidationError, found: Json, field: Mapping[str, Json]) -> str:
@@ -440,8 +481,18 @@ def _context(state: Mapping[str, Json]) -> Mapping[str, Json]:
 
 
 def _kind_of(state: Mapping[str, Json]) -> Kind:
-    named = _context(state).get("kind")
+    context = _context(state)
+    named = context.get("kind")
+    if named == "own":
+        try:
+            return schemas.kind_of(context.get("own"))
+        except ValueError:
+            # Somebody has put another one there.
+            return _NO_KIND
     return KINDS.get(named, CITATION) if isinstance(named, str) else CITATION
+
+
+_NO_KIND = schemas.kind_of({"properties": {"document": {"type": "string"}}})
 
 
 def _syntax(state: Mapping[str, Json]) -> str:
@@ -489,24 +540,44 @@ def first_state(
         "gaps_resolved": [],
         # There from the start: two devices that begin to answer do not make two of them.
         "user_responses": [_response(gap) for gap in gaps],
+        "notes": "",
         "context": {
             "kind": kind.id,
+            **({"own": kind.schema} if kind.own else {}),
             "syntax": syntax or kind.syntax,
             "document_name": kind.names[syntax or kind.syntax],
             "format": kind.format,
             "source": document,
             "original": written,
             "document": written,
-            "valid": not gaps,
-            # Which conflicts people have settled, and how.
-            "settled": {},
+            "valid": _is_done(gaps),
         },
     }
 
 
+def _is_done(gaps: Iterable[Gap]) -> bool:
+    return all(gap["problem"] is None for gap in gaps)
+
+
 def _response(gap: Gap) -> dict[str, Json]:
     """Return an empty response: ``draft`` is what is being typed, ``answer`` what counts."""
-    return {"id": gap["id"], "gap": gap["id"], "draft": "", "answer": None}
+    return {"id": gap["id"], "gap": gap["id"], "draft": _first_draft(gap), "answer": None}
+
+
+def _first_draft(gap: Gap) -> Json:
+    """Return what typing begins with; a form's parts are there, for several to type into at once.
+
+    Elements have ids while they are being typed, and none in the answer.
+    """
+    form = gap["schema"]
+    if gap["kind"] != "form":
+        return ""
+    if form.get("type") != "array":
+        return {}
+    items = form.get("items", {})
+    if "properties" not in items or "id" in items["properties"]:
+        return []
+    return [{"id": "1"}]
 
 
 def answer_touched(patch: Iterable[Mapping[str, Json]]) -> bool:
@@ -516,7 +587,7 @@ def answer_touched(patch: Iterable[Mapping[str, Json]]) -> bool:
 
 _ANSWERS = re.compile(
     r"|/user_responses(/[^/]+(/answer(/.*)?|/gap|/id)?)?|/gaps_detected(/.*)?"
-    r"|/context(/syntax|/kind|/source(/.*)?)?"
+    r"|/context(/syntax|/kind|/own(/.*)?|/source(/.*)?)?"
 )
 
 
@@ -537,7 +608,7 @@ def reconcile(state: Mapping[str, Json]) -> list[Op]:
             "problem": now[gap_id]["problem"] if gap_id in now else None,
             "checked": answer,
         }
-        ops += _sets(f"/gaps_detected/#{gap_id}", gap, told)
+        ops += _sets(f"/gaps_detected/#{_escape(gap_id)}", gap, told)
     for gap_id, gap in now.items():
         if gap_id not in known:
             # An answer may open another question.
@@ -551,7 +622,7 @@ def reconcile(state: Mapping[str, Json]) -> list[Op]:
             "document_name": kind.names[syntax],
             "original": _written(_source(state), kind, syntax),
             "document": _written(document, kind, syntax),
-            "valid": not now,
+            "valid": _is_done(now.values()),
         }
         ops += _sets("/context", context, told)
     return ops
@@ -574,7 +645,7 @@ def _told_where_asked(found: Iterable[Gap], known: Mapping[str, Gap]) -> dict[st
 def _resolve(
     state: Mapping[str, Json], gaps: Sequence[Gap], answers: Mapping[str, Json]
 ) -> list[Op]:
-    before = {one.get("id"): one for one in _list(state, "gaps_resolved")}
+    before = {str(one["id"]): one for one in _list(state, "gaps_resolved") if "id" in one}
     after = {
         gap["id"]: {
             "id": gap["id"],
@@ -585,7 +656,7 @@ def _resolve(
         for gap in gaps
     }
     gone = [
-        {"op": "unset", "path": f"/gaps_resolved/#{gap_id}"}
+        {"op": "unset", "path": f"/gaps_resolved/#{_escape(gap_id)}"}
         for gap_id in before
         if gap_id not in after
     ]

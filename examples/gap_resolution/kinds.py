@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from jsonschema import Draft7Validator, FormatChecker
+from jsonschema.protocols import Validator
 from validate_pyproject import formats
 
 from . import documents
 
-__all__ = ["CITATION", "KINDS", "PYPROJECT", "Kind"]
+__all__ = ["CITATION", "FORMATS", "KINDS", "PYPROJECT", "Kind"]
 
 Json: TypeAlias = Any
 
@@ -31,7 +32,7 @@ class Kind:
     format: str
     syntax: str
     sample: str
-    """The file, under data/, of an unfinished document to begin with."""
+    """The file, under data/, of an unfinished document to begin with; "": an empty one."""
     names: Mapping[str, str]
     """What its file is called, for each syntax."""
     order: tuple[str, ...]
@@ -43,6 +44,10 @@ class Kind:
     """The texts that want room; a schema does not say so."""
     within: str = ""
     """The table that nearly everything stands in, and that no title needs to name."""
+    own: bool = False
+    """Whether it is somebody's own: all of its fields are asked for, under the schema's titles."""
+    make_validator: Callable[[dict[str, Json]], Validator] | None = None
+    """Makes what checks documents, where that is not by the schema and what is wanted alone."""
 
     @cached_property
     def schema(self) -> dict[str, Json]:
@@ -50,11 +55,13 @@ class Kind:
         return self.read_schema()
 
     @cached_property
-    def validator(self) -> Draft7Validator:
+    def validator(self) -> Validator:
         """Checks documents against the schema and what is wanted beside it."""
+        if self.make_validator is not None:
+            return self.make_validator(self.schema)
         return Draft7Validator(
             {"allOf": [self.schema, self.wanted], "definitions": self.schema["definitions"]},
-            format_checker=_FORMATS,
+            format_checker=FORMATS,
         )
 
     def rank(self, name: str) -> int:
@@ -72,12 +79,14 @@ class Kind:
     @cached_property
     def first(self) -> dict[str, Json]:
         """The unfinished document to begin with."""
+        if not self.sample:
+            return {}
         text = (DATA / self.sample).read_text(encoding="utf-8")
         return documents.load(text, self.syntax)
 
 
 # "format" alone is a remark in JSON Schema; a 31st of June should not pass, though.
-_FORMATS: Final = FormatChecker(["date"])
+FORMATS: Final = FormatChecker(["date"])
 for _name, _check in {
     "SPDX": formats.SPDX,
     "import-name": formats.import_name,
@@ -94,7 +103,7 @@ for _name, _check in {
     "idn-email": lambda text: re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s.]+", text) is not None,
 }.items():
     # The schema's own "type" says what is no text.
-    _FORMATS.checks(_name)(
+    FORMATS.checks(_name)(
         lambda value, check=_check: not isinstance(value, str) or bool(check(value))
     )
 

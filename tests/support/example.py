@@ -106,13 +106,26 @@ async def draft_on(server: ServerProcess, page: Page, gap: str = "title") -> str
 async def drafts_in_order(server: ServerProcess, page: Page, index: int = 0) -> list[str]:
     """Each text that an answer's draft ever was, from the session's history."""
     drafts: list[str] = []
-    query, path = "from=1", f"/user_responses/{index}/draft"
+    query, path, now = "from=1", f"/user_responses/{index}/draft", ""
     while query:
         found = await read(server, page, f"/api/v0/session/{session_of(page)}/history?{query}")
-        patches = [op for item in found["items"] for op in item["patch"] if op["path"] == path]
-        drafts += [op["value"] for op in patches]
+        for item in found["items"]:
+            steps = [op for op in item["patch"] if op["path"] == path]
+            for step in steps:
+                now = _after(now, step)
+            drafts += [now] if steps else []
         query = f"next={found['next']}" if found.get("next") else ""
     return drafts
+
+
+def _after(text: str, step: dict[str, Any]) -> str:
+    match step["op"]:
+        case "str_ins":
+            return text[: step["pos"]] + str(step["str"]) + text[step["pos"] :]
+        case "str_del":
+            return text[: step["pos"]] + text[step["pos"] + step["len"] :]
+        case _:
+            return str(step["value"])
 
 
 def assert_typed_once(drafts: list[str], text: str) -> None:

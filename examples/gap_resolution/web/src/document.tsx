@@ -4,6 +4,7 @@ import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useStat
 import { SaveStatus, useDevices, useSession, useStatus, WORDS, type Words } from "reattach-react";
 import { ANSWER } from "./form";
 import { newLines } from "./lines";
+import { Notes } from "./notes";
 import { Beckon, Notices } from "./notices";
 import { End, Question } from "./question";
 import { downloadAddress, makeLink, type Place, Refused, watchDocument } from "./server";
@@ -65,7 +66,10 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
           </div>
           <GapList step={step} goTo={goTo} />
         </div>
-        <Sheet place={place} />
+        <div className="beside">
+          <Sheet place={place} />
+          <Notes />
+        </div>
       </main>
       <footer>
         <Devices />
@@ -201,7 +205,10 @@ function useWatch(place: Place): void {
 
 function ProgressBar() {
   const resolved = useSession((state: Shown) => state.gaps_resolved.length);
-  const total = useSession((state: Shown) => state.total_steps);
+  const total = useSession(
+    (state: Shown) =>
+      gapsOf(state).filter((gap) => progressOf(gap, answerTo(state, gap)) !== "optional").length,
+  );
   return (
     <div className="progress">
       <progress aria-labelledby="count" max={Math.max(total, 1)} value={resolved} />
@@ -214,6 +221,7 @@ function ProgressBar() {
 
 const PROGRESS: Record<Progress, string> = {
   open: "open",
+  optional: "optional",
   begun: "begun",
   unchecked: "being checked",
   wrong: "needs another answer",

@@ -2,9 +2,11 @@
 
 // Not by the package's own entry, which brings a validator that compiles for its tests.
 import Form from "@rjsf/core/lib/components/Form.js";
+import StringField from "@rjsf/core/lib/components/fields/StringField.js";
 import type {
   ArrayFieldItemTemplateProps,
   ArrayFieldTemplateProps,
+  FieldProps,
   FieldTemplateProps,
   ObjectFieldTemplateProps,
   RegistryWidgetsType,
@@ -13,16 +15,9 @@ import type {
   UiSchema,
   WidgetProps,
 } from "@rjsf/utils";
-import {
-  type ChangeEvent,
-  type HTMLAttributes,
-  type RefObject,
-  useLayoutEffect,
-  useMemo,
-  useRef,
-} from "react";
-import { useLocal } from "reattach-react";
-import type { GapShown } from "./state";
+import { createContext, type HTMLAttributes, useContext, useMemo, useRef } from "react";
+import { type GapShown, isChoice, type Place } from "./state";
+import { type Typed, useText } from "./text-field";
 import { validator } from "./validator";
 
 /** The id of the whole answer; parts of it are called `answer_0_name`. */
@@ -32,7 +27,9 @@ export interface GapFormProps {
   gap: GapShown;
   draft: unknown;
   wrong: boolean;
-  /** Another character, or another choice. */
+  /** Somebody typed into a text within the draft; false where it can only be written as a whole. */
+  edited(place: Place, ...typed: Parameters<Typed>): boolean;
+  /** Another value of the whole. */
   typed(value: unknown): void;
   /** The value was chosen as a whole: it counts. */
   chosen(): void;
@@ -43,12 +40,13 @@ export interface GapFormProps {
 interface FormContext {
   gap: GapShown;
   wrong: boolean;
+  edited: GapFormProps["edited"];
   left(): void;
   /** What comes next is a whole answer: it counts at once. */
   choose(): void;
 }
 
-export function GapForm({ gap, draft, wrong, typed, chosen, left }: GapFormProps) {
+export function GapForm({ gap, draft, wrong, edited, typed, chosen, left }: GapFormProps) {
   const uiSchema = useMemo(() => uiOf(gap), [gap]);
   const schema = useMemo(() => schemaOf(gap), [gap]);
   // The library tells of a choice a moment after it was made: only then it can count.
@@ -56,7 +54,7 @@ export function GapForm({ gap, draft, wrong, typed, chosen, left }: GapFormProps
   const choose = () => {
     choosing.current = true;
   };
-  const formContext: FormContext = { gap, wrong, left, choose };
+  const formContext: FormContext = { gap, wrong, edited, left, choose };
   return (
     <Form
       tagName="div"
@@ -68,6 +66,7 @@ export function GapForm({ gap, draft, wrong, typed, chosen, left }: GapFormProps
       idPrefix={ANSWER}
       validator={validator}
       templates={TEMPLATES}
+      fields={FIELDS}
       widgets={WIDGETS}
       noHtml5Validate
       showErrorList={false}
@@ -90,21 +89,23 @@ export function GapForm({ gap, draft, wrong, typed, chosen, left }: GapFormProps
   );
 }
 
-/** A number is typed as text: "1." is none yet, and is kept all the same. */
+/** A number is typed as text: "1." is none yet, and is kept all the same. So is a list of texts. */
 function schemaOf({ schema, kind }: GapShown): RJSFSchema {
-  return kind === "number" ? { type: "string" } : schema;
+  return kind === "number" || kind === "list" ? { type: "string" } : schema;
 }
 
 function dataOf(gap: GapShown, draft: unknown): unknown {
-  if (gap.kind === "list") return typeof draft === "string" ? lines(draft) : draft;
-  if (gap.kind !== "form" || (draft !== "" && draft !== null)) return draft;
-  // An empty list of people begins with one to be filled in.
-  return gap.schema.type === "array" ? [{}] : {};
+  if (gap.kind === "list") return Array.isArray(draft) ? draft.join("\n") : draft;
+  if (isChoice(gap)) return draft ?? undefined;
+  if (gap.kind !== "form") return draft;
+  // A list begins with one to be filled in.
+  if (gap.schema.type === "array") return Array.isArray(draft) && draft.length > 0 ? draft : [{}];
+  return draft === "" || draft === null ? {} : draft;
 }
 
 const UI: Partial<Record<GapShown["kind"], string>> = {
   long: "textarea",
-  list: "lines",
+  list: "textarea",
   choice: "radio",
   removal: "radio",
   search: "search",
@@ -124,7 +125,7 @@ function contextOf({ registry }: WidgetProps): FormContext {
 /** How the whole answer is called and explained; a part of one has a label of its own. */
 function described({ id, schema }: WidgetProps, { wrong }: FormContext) {
   if (id !== ANSWER) {
-    return { "aria-describedby": schema.description ? `${id}__description` : undefined };
+    return { "aria-describedby": schema.description ? descriptionOf(id) : undefined };
   }
   return {
     "aria-labelledby": "title",
@@ -133,22 +134,48 @@ function described({ id, schema }: WidgetProps, { wrong }: FormContext) {
   };
 }
 
+/** The id of what explains a field: without the space that a field's name may have. */
+function descriptionOf(id: string): string {
+  return `${id.replaceAll(/\s/g, "-")}__description`;
+}
+
 const KEYBOARD: Partial<Record<GapShown["kind"], HTMLAttributes<HTMLElement>["inputMode"]>> = {
   url: "url",
   email: "email",
   number: "decimal",
 };
 
+/** Where the text of a widget stands in the draft: the library tells its fields alone. */
+const PlaceContext = createContext<Place>([]);
+
+function PlacedStringField(props: FieldProps) {
+  return (
+    <PlaceContext.Provider value={props.fieldPathId.path}>
+      <StringField {...props} />
+    </PlaceContext.Provider>
+  );
+}
+
+const FIELDS = { StringField: PlacedStringField };
+
+function useTyped({ schema, onChange, registry }: WidgetProps): Typed {
+  const place = useContext(PlaceContext);
+  const { edited } = registry.formContext as FormContext;
+  return (before, after, caret) => {
+    const isText = schema.type === "string" || (schema.type === undefined && !schema.enum);
+    if (!isText || !edited(place, before, after, caret)) onChange(after);
+  };
+}
+
 function TextWidget(props: WidgetProps) {
-  const { id, value, onChange, options } = props;
+  const { id, value, options } = props;
   const context = contextOf(props);
   const { gap } = context;
   const root = id === ANSWER;
-  const shown = String(value ?? "");
-  const { ref, ...caret } = useCaret<HTMLInputElement>(shown);
+  const text = useText<HTMLInputElement>(String(value ?? ""), useTyped(props));
   const input = (
     <input
-      ref={ref}
+      {...text}
       id={id}
       // Of type "text" whatever it holds: an email field keeps its caret to itself, a date field
       // half a date.
@@ -160,10 +187,7 @@ function TextWidget(props: WidgetProps) {
       autoComplete="off"
       autoCapitalize={root && gap.kind !== "text" ? "off" : undefined}
       spellCheck={root && gap.kind !== "text" ? false : undefined}
-      value={shown}
-      onChange={(event) => onChange(event.target.value)}
       onBlur={() => root && context.left()}
-      {...caret}
       {...described(props, context)}
     />
   );
@@ -212,55 +236,33 @@ function WithCalendar({ children, ...props }: WidgetProps) {
 }
 
 function TextareaWidget(props: WidgetProps) {
-  const { value, onChange } = props;
-  return <Textarea {...props} text={String(value ?? "")} typed={onChange} rows={7} />;
-}
-
-/**
- * A list of texts, one in each line. What was typed may be more than the list that it makes, an
- * empty line for example: this device keeps it as it was typed.
- */
-function LinesWidget(props: WidgetProps) {
-  const { gap } = contextOf(props);
-  const [raw, setRaw] = useLocal<string>(`raw:${gap.id}`);
-  const value = Array.isArray(props.value) ? props.value.map(String) : [];
-  const fits = raw !== undefined && lines(raw).join("\n") === value.join("\n");
+  const context = contextOf(props);
+  const { kind } = context.gap;
+  const text = useText<HTMLTextAreaElement>(String(props.value ?? ""), useTyped(props));
   return (
-    <Textarea
-      {...props}
-      text={fits ? raw : value.join("\n")}
-      typed={(text) => {
-        setRaw(text);
-        props.onChange(lines(text));
-      }}
-      rows={5}
+    <textarea
+      {...text}
+      id={props.id}
+      rows={kind === "list" ? 5 : 7}
+      autoComplete="off"
+      spellCheck={kind === "long"}
+      onBlur={() => props.id === ANSWER && context.left()}
+      {...described(props, context)}
     />
   );
 }
 
-function lines(text: string): string[] {
-  const found = text.split(/[\n,;]/).map((line) => line.trim());
-  return [...new Set(found.filter((line) => line !== ""))];
-}
-
-type TextareaProps = WidgetProps & { text: string; typed(text: string): void; rows: number };
-
-function Textarea({ text, typed, rows, ...props }: TextareaProps) {
-  const context = contextOf(props);
-  const { ref, ...caret } = useCaret<HTMLTextAreaElement>(text);
+function CheckboxWidget({ id, value, label, onChange }: WidgetProps) {
   return (
-    <textarea
-      ref={ref}
-      id={props.id}
-      rows={rows}
-      autoComplete="off"
-      spellCheck={context.gap.kind === "long"}
-      value={text}
-      onChange={(event) => typed(event.target.value)}
-      onBlur={() => props.id === ANSWER && context.left()}
-      {...caret}
-      {...described(props, context)}
-    />
+    <label className="choice">
+      <input
+        type="checkbox"
+        id={id}
+        checked={value === true}
+        onChange={(event) => onChange(event.target.checked)}
+      />
+      {label}
+    </label>
   );
 }
 
@@ -301,30 +303,8 @@ const WIDGETS: RegistryWidgetsType = {
   textarea: TextareaWidget,
   TextareaWidget,
   radio: RadioWidget,
-  lines: LinesWidget,
+  CheckboxWidget,
 };
-
-/** Another device's typing moves what stands in the field; the caret here stays where it is. */
-function useCaret<T extends HTMLInputElement | HTMLTextAreaElement>(
-  value: string,
-): {
-  ref: RefObject<T | null>;
-  onSelect(event: { currentTarget: T }): void;
-  onInput(event: ChangeEvent<T> | { currentTarget: T }): void;
-} {
-  const ref = useRef<T>(null);
-  const caret = useRef<readonly [number, number] | null>(null);
-  const note = ({ currentTarget: { selectionStart, selectionEnd } }: { currentTarget: T }) => {
-    if (selectionStart !== null) caret.current = [selectionStart, selectionEnd ?? selectionStart];
-  };
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a new value is what moves the caret
-  useLayoutEffect(() => {
-    const { current: field } = ref;
-    if (!field || !caret.current || field !== document.activeElement) return;
-    if (field.selectionStart !== caret.current[0]) field.setSelectionRange(...caret.current);
-  }, [value]);
-  return { ref, onSelect: note, onInput: note };
-}
 
 // ── Templates ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -339,7 +319,7 @@ function FieldTemplate({ id, label, children, schema, displayLabel }: FieldTempl
       )}
       {children}
       {schema.description && (
-        <p className="help" id={`${id}__description`}>
+        <p className="help" id={descriptionOf(id)}>
           {schema.description}
         </p>
       )}
@@ -380,7 +360,7 @@ function ArrayFieldTemplate({ items, canAdd, onAddClick, registry }: ArrayFieldT
       {items}
       {canAdd && (
         <button type="button" className="secondary add" onClick={onAddClick}>
-          Add another {gap.title.replace(/s$/, "").toLowerCase()}
+          Add another {/s$/.test(gap.title) ? gap.title.slice(0, -1).toLowerCase() : "one"}
         </button>
       )}
     </div>

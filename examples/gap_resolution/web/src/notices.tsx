@@ -1,18 +1,21 @@
 /** What somebody should know, and what can be done about it. */
 
 import { type FormEvent, type ReactNode, useEffect, useId, useState } from "react";
-import type { Conflict, Device, Json, Operation, RejectedChange } from "reattach";
+import type { Conflict, Device, Operation, RejectedChange } from "reattach";
 import { useConflicts, useDevices, useRejected, useSession, useStatus } from "reattach-react";
 import {
-  answering,
   answerTo,
+  drafting,
   type GapShown,
   gapsOf,
   isBlank,
+  isChoice,
+  pathOf,
   type Shown,
   type State,
   same,
   told,
+  valueAt,
 } from "./state";
 
 const NOTICES = "notices";
@@ -72,7 +75,7 @@ export function Notices({ startAnew }: { startAnew: () => void }) {
         </Callout>
       )}
       {clashes.map((clash) => (
-        <Clash key={clash.gap.id} {...clash} />
+        <Clash key={clash.conflict.id} {...clash} />
       ))}
       {rejected.map((one) => (
         <Refused key={one.ref} change={one} keepCopy={keepCopy} />
@@ -132,79 +135,121 @@ function Callout({ title, children }: { title: string; children: ReactNode }) {
 // ── Conflicts ──────────────────────────────────────────────────────────────────────────────────────
 
 interface ClashShown {
-  gap: GapShown;
+  title: string;
+  /** The question that it is about; undefined where it is about none. */
+  gap: GapShown | undefined;
   conflict: Conflict;
-  /** All the records of this gap: one choice settles them. */
-  ids: readonly string[];
+  /** Others of the same question, which one choice settles along with it. */
+  along: readonly Conflict[];
 }
 
 /**
- * Two devices wrote one answer: the later one stands, and the other one is not lost. What people
- * have settled stands in the state, so that all devices see it.
- *
- * Interim: the protocol has an operation for this, `resolve`, which the server does not do yet.
+ * What was written on two devices at once and could not be merged. Of two answers people choose
+ * ("open"); of anything else one stands already, and the other is not lost ("auto").
  */
 function useClashes(): readonly ClashShown[] {
   const conflicts = useConflicts();
   const state = useSession((whole: Shown) => whole);
   const found = new Map<string, ClashShown>();
-  for (const conflict of conflicts) {
-    const gap = gapsOf(state).find(({ id }) => conflict.path.startsWith(`/user_responses/#${id}/`));
-    const { value: lost } = conflict.lost;
-    if (!gap || state.context.settled?.[conflict.id] || isBlank(lost)) continue;
-    const { draft } = answerTo(state, gap);
-    if (same(draft, lost)) continue;
-    // What grew into the present text is no other answer.
-    if (typeof draft === "string" && typeof lost === "string" && draft.startsWith(lost)) continue;
-    const before = found.get(gap.id);
-    const newer = before && before.conflict.version > conflict.version ? before.conflict : conflict;
-    found.set(gap.id, { gap, conflict: newer, ids: [...(before?.ids ?? []), conflict.id] });
+  for (const conflict of [...conflicts].sort((one, other) => weight(one) - weight(other))) {
+    const { path, status, lost } = conflict;
+    const gap = gapsOf(state).find((one) => path.startsWith(`${pathOf(one)}/`));
+    if (status === "auto" && isOld(valueAt(state, path), lost.value)) continue;
+    const subject = gap?.id ?? path;
+    const first = found.get(subject);
+    if (first) found.set(subject, { ...first, along: [...first.along, conflict] });
+    else found.set(subject, { title: gap?.title ?? named(path), gap, conflict, along: [] });
   }
   return [...found.values()];
 }
 
-function Clash({ gap, conflict, ids }: ClashShown) {
+/** Where people are asked comes first, and then what came last. */
+function weight({ status, version }: Conflict): number {
+  return (status === "open" ? -1e15 : 0) - version;
+}
+
+/** Nothing, or what grew into the present text: that is no other version. */
+function isOld(stands: unknown, lost: unknown): boolean {
+  if (isBlank(lost) || same(stands, lost)) return true;
+  return typeof stands === "string" && typeof lost === "string" && stands.startsWith(lost);
+}
+
+function named(path: string): string {
+  const names: Readonly<Record<string, string>> = {
+    "/notes": "Notes",
+    "/context/syntax": "The file’s format",
+  };
+  return names[path] ?? path;
+}
+
+function Clash({ title, gap, conflict, along }: ClashShown) {
   const session = useSession<State>();
   const devices = useDevices();
-  const draft = useSession((state: Shown) => answerTo(state, gap).draft);
   const { client_id: own } = session.export();
-  const { value: lost } = conflict.lost;
-  const choose = (keep: "kept" | "lost") => {
-    const answer = answerTo(session.state, gap);
-    const chosen = keep === "lost" ? lost : answer.draft;
-    const path = `/user_responses/#${answer.id}`;
-    const ops: Operation[] =
-      keep === "lost" ? [{ op: "set", path: `${path}/draft`, value: lost as Json }] : [];
-    // Where one of them counted already, the chosen one counts now.
-    if (answer.answer !== null) ops.push(...answering({ ...answer, draft: chosen }));
-    if (!session.state.context.settled) {
-      ops.push({ op: "set", path: "/context/settled", value: {} });
+  const { path, status, kept, lost } = conflict;
+  const stands = useSession((state: Shown) => valueAt(state, path));
+  const open = status === "open";
+  const choose = (keep: Parameters<Conflict["resolve"]>[0]) => {
+    const value = keep === "kept" ? stands : keep === "lost" ? lost.value : keep.value;
+    conflict.resolve(keep);
+    for (const one of along) one.resolve("kept");
+    // The field shows what was chosen, and not what several have typed.
+    if (gap && open && !isChoice(gap)) {
+      session.change(drafting(answerTo(session.state, gap), value ?? ""));
     }
-    for (const id of ids) ops.push({ op: "set", path: `/context/settled/${id}`, value: { keep } });
-    session.change(ops);
   };
   return (
-    <Callout title={`Two answers to “${gap.title}”`}>
-      <p>They were given at the same time, on two devices. Choose the one that shall stand.</p>
+    <Callout title={open ? `Which answer to “${title}”?` : `Two versions of “${title}”`}>
+      <p>
+        {open
+          ? "You are asked: two answers were given at the same time. The first one stands until somebody chooses."
+          : "They were written at the same time. One of them stands, and nobody has to do anything; the other is kept, in case it is the better one."}
+      </p>
       <ul className="versions">
         <Version
-          value={draft}
-          state="Stands now"
-          by={author(conflict.kept, devices, own)}
-          at={conflict.kept.at}
+          value={stands}
+          state={open ? "Stands for now" : "Stands"}
+          by={author(kept, devices, own)}
+          at={kept.at}
           action="Keep this one"
           choose={() => choose("kept")}
         />
         <Version
-          value={lost}
-          state="Set aside"
-          by={author(conflict.lost, devices, own)}
-          at={conflict.lost.at}
+          value={lost.value}
+          state={open ? "Waits for you" : "Set aside"}
+          by={author(lost, devices, own)}
+          at={lost.at}
           action="Take this one"
           choose={() => choose("lost")}
         />
       </ul>
+      {typeof stands === "string" && (gap ? !isChoice(gap) : path === "/notes") && (
+        <Another use={(value) => choose({ value })} />
+      )}
     </Callout>
+  );
+}
+
+/** Neither of the two. */
+function Another({ use }: { use(value: string): void }) {
+  const id = useId();
+  const [text, setText] = useState("");
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    if (text.trim() !== "") use(text.trim());
+  };
+  return (
+    <form className="another" onSubmit={submit}>
+      <label className="label" htmlFor={id}>
+        Or neither of them, but
+      </label>
+      <p className="link">
+        <input id={id} type="text" value={text} onChange={(event) => setText(event.target.value)} />
+        <button type="submit" className="secondary" disabled={text.trim() === ""}>
+          Use this
+        </button>
+      </p>
+    </form>
   );
 }
 
@@ -246,14 +291,48 @@ function author({ by }: Conflict["kept"], devices: readonly Device[], own: strin
 
 // ── Changes that the server refused ────────────────────────────────────────────────────────────────
 
+/** Why a choice between two versions came too late; nothing is lost by that. */
+const TOO_LATE: Readonly<Record<string, readonly [title: string, text: string]>> = {
+  already_resolved: [
+    "Somebody else has chosen first",
+    "What they chose stands. It can be changed like everything else here.",
+  ],
+  conflict_changed: [
+    "Your choice came too late",
+    "Another version had come in meanwhile: look again, and choose again.",
+  ],
+};
+
 function Refused({ change, keepCopy }: { change: RejectedChange; keepCopy: () => void }) {
+  const late = TOO_LATE[change.code];
+  if (!late) return <RefusedChange change={change} keepCopy={keepCopy} />;
+  const [title, text] = late;
+  return (
+    <Callout title={title}>
+      <p>{text}</p>
+      <p className="actions">
+        <button type="button" className="secondary" onClick={() => change.discard()}>
+          All right
+        </button>
+      </p>
+    </Callout>
+  );
+}
+
+/** What an operation puts into the state. */
+function written(op: Operation): unknown {
+  if (op.op === "splice") return op.insert;
+  return "value" in op ? op.value : undefined;
+}
+
+function RefusedChange({ change, keepCopy }: { change: RejectedChange; keepCopy: () => void }) {
   const session = useSession<State>();
   const [editing, setEditing] = useState(false);
   const [failed, setFailed] = useState("");
-  const op = change.ops.find((one) => "value" in one);
-  const value = op && "value" in op ? op.value : undefined;
-  const gap = gapsOf(session.state).find(({ id }) =>
-    change.ops.some((one) => "path" in one && one.path.startsWith(`/user_responses/#${id}/`)),
+  const op = change.ops.find((one) => written(one) !== undefined);
+  const value = op && written(op);
+  const gap = gapsOf(session.state).find((gap) =>
+    change.ops.some((one) => "path" in one && one.path.startsWith(`${pathOf(gap)}/`)),
   );
   const attempt = (again: () => void) => {
     try {
@@ -265,9 +344,7 @@ function Refused({ change, keepCopy }: { change: RejectedChange; keepCopy: () =>
   };
   const edit = (text: string) =>
     attempt(() => {
-      change.edit(
-        change.ops.map((one) => (one === op ? { ...one, value: text } : one)) as Operation[],
-      );
+      change.edit(change.ops.map((one) => (one === op ? rewritten(one, text) : one)));
     });
   return (
     <Callout
@@ -307,6 +384,11 @@ function Refused({ change, keepCopy }: { change: RejectedChange; keepCopy: () =>
       <p className="problem">{failed}</p>
     </Callout>
   );
+}
+
+function rewritten(op: Operation, text: string): Operation {
+  if (op.op === "splice") return { ...op, insert: text };
+  return { ...op, value: text } as Operation;
 }
 
 interface EditRefusedProps {

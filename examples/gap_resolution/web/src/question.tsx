@@ -3,14 +3,17 @@
 import { type FormEvent, type KeyboardEvent, memo } from "react";
 import type { Status } from "reattach";
 import { useSession, useStatus } from "reattach-react";
-import { ANSWER, GapForm } from "./form";
+import { ANSWER, GapForm, type GapFormProps } from "./form";
 import { afterPress } from "./pointer";
 import {
   answering,
   answerTo,
+  choosing,
+  drafting,
   type GapShown,
   gapsOf,
   isBlank,
+  isChoice,
   type Progress,
   progressOf,
   type Shown,
@@ -35,9 +38,16 @@ export const Question = memo(function Question(props: QuestionProps) {
   const progress = progressOf(gap, answer);
   const now = () => answerTo(session.state, gap);
 
+  const edited: GapFormProps["edited"] = (place, ...typed) => {
+    const ops = typing(now(), place, typed);
+    if (ops === null) return false;
+    onType();
+    session.change(ops);
+    return true;
+  };
   const type = (value: unknown) => {
     onType();
-    session.change(typing(now(), value));
+    session.change(isChoice(gap) ? choosing(now(), value) : drafting(now(), value));
   };
   const settle = () => void session.change(answering(now()));
   const leave = () => afterPress(settle);
@@ -53,8 +63,7 @@ export const Question = memo(function Question(props: QuestionProps) {
     const radio = target instanceof HTMLInputElement && target.type === "radio";
     if (radio || (several && (ctrlKey || metaKey))) submit(event);
   };
-  const mend =
-    gap.found !== undefined && isBlank(answer.draft) && MENDABLE.has(gap.kind) ? gap.found : null;
+  const mend = isBlank(answer.content) && MENDABLE.has(gap.kind) ? (gap.found ?? null) : null;
 
   return (
     <form
@@ -74,7 +83,7 @@ export const Question = memo(function Question(props: QuestionProps) {
       <p className="description" id="description">
         {hint(gap)}
       </p>
-      {gap.found !== undefined && (
+      {typeof gap.found === "string" && (
         <p className="stands">
           In the file: <code>{gap.found}</code>
           {mend !== null && (
@@ -98,8 +107,9 @@ export const Question = memo(function Question(props: QuestionProps) {
         <GapForm
           key={gap.id}
           gap={gap}
-          draft={answer.draft}
+          draft={isChoice(gap) ? answer.content : answer.draft}
           wrong={progress === "wrong"}
+          edited={edited}
           typed={type}
           chosen={settle}
           left={leave}
@@ -183,8 +193,12 @@ function said(gap: GapShown, progress: Progress, { connection, storage }: Status
       return `${kept && `${kept} as you type. `}It counts when you go on.`;
     case "open":
       return gap.problem ?? "";
+    case "optional":
+      return "The document may do without.";
   }
 }
+
+const DONE = new Set<Progress>(["resolved", "optional"]);
 
 /** Behind the last question: what is left, or that nothing is. */
 export interface EndProps {
@@ -198,12 +212,13 @@ export function End({ download, steps, goTo }: EndProps) {
     (state: Shown) =>
       gapsOf(state)
         .map((gap, step) => ({ step, title: gap.title, gap }))
-        .filter(({ gap }) => progressOf(gap, answerTo(state, gap)) !== "resolved"),
+        .filter(({ gap }) => !DONE.has(progressOf(gap, answerTo(state, gap)))),
     (one, other) => one.map(({ gap }) => gap.id).join() === other.map(({ gap }) => gap.id).join(),
   );
   const [first] = left;
   const valid = useSession((state: Shown) => state.context.valid);
   const name = useSession((state: Shown) => state.context.document_name);
+  const own = useSession((state: Shown) => state.context.kind === "own");
   return (
     <section className="question" id="question" aria-labelledby="title">
       <p className="eyebrow">The end</p>
@@ -212,7 +227,7 @@ export function End({ download, steps, goTo }: EndProps) {
       </h2>
       <p className="description">
         {valid
-          ? "It keeps to the format. Take it with you, and put it beside your source code."
+          ? `It keeps to ${own ? "your schema. Take it with you." : "the format. Take it with you, and put it beside your source code."}`
           : `There ${left.length === 1 ? "is one gap" : `are ${left.length} gaps`} left: ${left.map(({ title }) => title).join(", ")}.`}
       </p>
       <p className="actions">

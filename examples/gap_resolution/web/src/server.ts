@@ -2,7 +2,7 @@
 
 export const base = new URL(".", location.href).href;
 
-export type Kind = "citation" | "pyproject";
+export type Kind = "citation" | "pyproject" | "own";
 
 /** The server was there and did not do it; its message says why. */
 export class Refused extends Error {}
@@ -13,7 +13,7 @@ export interface Place {
   readonly key: string | undefined;
 }
 
-/** Opens a document in a new session: the kind's unfinished one, or a text. */
+/** Opens a document in a new session: the kind's unfinished one, or a text; "own" of a schema. */
 export async function openDocument(kind: Kind, text?: string): Promise<Place> {
   const { session_id: id, key } = await post<{ session_id: string; key: string }>("documents", {
     body: { kind, text },

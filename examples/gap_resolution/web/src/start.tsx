@@ -1,6 +1,6 @@
 /** The pages around a document: a new one, one that is being looked for, one that is not there. */
 
-import { type FormEvent, type ReactNode, useEffect, useId, useState } from "react";
+import { type DragEvent, type FormEvent, type ReactNode, useEffect, useId, useState } from "react";
 import { type Kind, openDocument, type Place, Refused } from "./server";
 
 export function Notice({ title, children }: { title: string; children?: ReactNode }) {
@@ -110,7 +110,7 @@ export function Start({ opened }: { opened: (place: Place) => void }) {
     } catch (error) {
       setFailed(
         error instanceof Refused
-          ? `The server could not read it: ${error.message}`
+          ? `The server could not read it: ${error.message}.`
           : "The server cannot be reached just now. Try again in a moment.",
       );
       setBusy(false);
@@ -137,6 +137,7 @@ export function Start({ opened }: { opened: (place: Place) => void }) {
         ))}
       </ul>
       <Own busy={busy} open={open} />
+      <OwnSchema busy={busy} open={open} />
       <p className="problem" role="alert">
         {failed}
       </p>
@@ -144,7 +145,88 @@ export function Start({ opened }: { opened: (place: Place) => void }) {
   );
 }
 
-function Own({ busy, open }: { busy: boolean; open: (kind: Kind, text: string) => void }) {
+interface OwnProps {
+  busy: boolean;
+  open: (kind: Kind, text: string) => void;
+}
+
+/** A form for a new document of any JSON Schema. */
+function OwnSchema({ busy, open }: OwnProps) {
+  const id = useId();
+  const [text, setText] = useState("");
+  const [over, setOver] = useState(false);
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    if (text.trim() !== "") open("own", text);
+  };
+  const read = async (file: File | undefined) => {
+    if (file) setText(await file.text());
+  };
+  const drop = (event: DragEvent) => {
+    setOver(false);
+    const [file] = event.dataTransfer.files;
+    // A text that is dropped goes where it is dropped, as ever.
+    if (!file) return;
+    event.preventDefault();
+    void read(file);
+  };
+  return (
+    <details className="own">
+      <summary>Bring your own schema</summary>
+      <form
+        onSubmit={submit}
+        onDragOver={(event) => {
+          setOver(event.dataTransfer.types.includes("Files"));
+          if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+        }}
+        onDragLeave={() => setOver(false)}
+        onDrop={drop}
+        data-over={over || undefined}
+      >
+        <label className="label" htmlFor={`${id}-schema`}>
+          A JSON Schema, pasted or dropped here
+        </label>
+        <textarea
+          id={`${id}-schema`}
+          rows={8}
+          spellCheck={false}
+          aria-describedby={`${id}-help`}
+          placeholder={EXAMPLE}
+          value={text}
+          onChange={(event) => setText(event.target.value)}
+        />
+        <p className="help" id={`${id}-help`}>
+          Of an object, with a question for each of its properties. It is kept with the document.
+        </p>
+        <p className="actions">
+          <label className="secondary upload">
+            Choose a file
+            <input
+              type="file"
+              className="hidden"
+              accept=".json,application/schema+json"
+              onChange={(event) => void read(event.target.files?.[0])}
+            />
+          </label>
+          <button type="submit" className="primary" disabled={busy || text.trim() === ""}>
+            Make its form
+          </button>
+        </p>
+      </form>
+    </details>
+  );
+}
+
+const EXAMPLE = `{
+  "title": "Field trip",
+  "type": "object",
+  "required": ["place"],
+  "properties": {
+    "place": { "type": "string" }
+  }
+}`;
+
+function Own({ busy, open }: OwnProps) {
   const id = useId();
   const [kind, setKind] = useState<Kind>("citation");
   const [text, setText] = useState("");
