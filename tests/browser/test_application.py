@@ -64,19 +64,41 @@ async def back(*pages: Page) -> None:
 # Two devices
 
 
-@pytest.mark.parametrize("choice", ["Keep this one", "Take this one"])
-async def test_two_browsers_offline_merge_and_conflict_and_settle(
-    browser: Browser, new_browser: NewBrowser, serve: Serve, choice: str
-) -> None:
-    # A network that is gone says nothing: silence tells it, sooner than it would by default.
-    heartbeat = {"REATTACH_HEARTBEAT_INTERVAL_MS": "400", "REATTACH_HEARTBEAT_TIMEOUT_MS": "1200"}
-    server = await serve(environment=heartbeat)
-    here = await start(browser, server.url)
-    there = await join(new_browser(), here)
-    pages = here, there
+async def go_offline(*pages: Page) -> None:
     for page in pages:
         await page.context.set_offline(True)
         await expect(connection(page)).to_have_text("Offline")
+
+
+async def come_back(*pages: Page) -> None:
+    for page in pages:
+        await page.context.set_offline(False)
+    await back(*pages)
+
+
+@pytest.fixture
+async def impatient(serve: Serve) -> ServerProcess:
+    """A server whose pages soon notice silence: a network that is gone says nothing."""
+    heartbeat = {"REATTACH_HEARTBEAT_INTERVAL_MS": "400", "REATTACH_HEARTBEAT_TIMEOUT_MS": "1200"}
+    return await serve(environment=heartbeat)
+
+
+async def version(page: Page, number: int) -> str:
+    """The value of one of the two versions that the first notice shows."""
+    return await callout(page).first.locator(".version .value").nth(number).inner_text()
+
+
+@pytest.mark.parametrize("choice", ["Keep this one", "Take this one", "Use this"])
+@pytest.mark.parametrize("offline", [False, True], ids=["online", "offline"])
+async def test_two_answers_given_apart_are_settled_from_the_other_browser(
+    browser: Browser, new_browser: NewBrowser, impatient: ServerProcess, choice: str, offline: bool
+) -> None:
+    """Open until somebody chooses, and then settled for everybody."""
+    server = impatient
+    here = await start(browser, server.url)
+    there = await join(new_browser(), here)
+    pages = here, there
+    await go_offline(*pages)
     # One field each, and one field both.
     for page, own, text, both in (
         (here, "Message", "Please cite it.", "Tidewatch"),
@@ -86,29 +108,94 @@ async def test_two_browsers_offline_merge_and_conflict_and_settle(
         await type_into(page, text)
         await gap(page, "Title")
         await type_into(page, both)
+        await answer(page).press("Enter")
         await expect(saved(page)).to_have_text("Saved on this device")
-    for page in pages:
-        await page.context.set_offline(False)
-    await back(*pages)
+    await come_back(*pages)
 
     for page in pages:
-        await expect(answer(page)).to_have_value("Harbour")
-        await expect(callout(page)).to_contain_text("Tidewatch")
-        await expect(callout(page)).to_contain_text("Harbour")
+        await expect(callout(page)).to_have_count(1)
+        await expect(callout(page)).to_contain_text("You are asked")
+        await gap(page, "Title")
+        assert {await version(page, 0), await version(page, 1)} == {"Tidewatch", "Harbour"}
     assert await draft_on(server, here, "message") == "Please cite it."
     assert await draft_on(server, here, "abstract") == "Reads tide gauges."
 
+    chosen = {
+        "Keep this one": await version(there, 0),
+        "Take this one": await version(there, 1),
+        "Use this": "Tidewatch Harbour",
+    }[choice]
+    if offline:
+        await go_offline(there)
+    if choice == "Use this":
+        await callout(there).get_by_label("Or neither of them, but").fill(chosen)
     await callout(there).get_by_role("button", name=choice).click()
-    stands = "Harbour" if choice == "Keep this one" else "Tidewatch"
+    await expect(callout(there)).to_have_count(0)
+    await expect(answer(there)).to_have_value(chosen)
+    if offline:
+        await expect(saved(there)).to_have_text("Saved on this device")
+        await expect(callout(here)).to_have_count(1)
+        await come_back(there)
     for page in pages:
         await expect(callout(page)).to_have_count(0)
-        await expect(answer(page)).to_have_value(stands)
+        await expect(answer(page)).to_have_value(chosen)
+        await expect(sheet(page)).to_contain_text(f"title: {chosen}")
+        await expect(page.locator("#verdict")).to_have_text("Resolved.")
     # It stays settled, for whoever comes later too.
     await back(*pages)
     await here.reload()
-    await expect(answer(here)).to_have_value(stands)
-    await expect(connection(here)).to_have_text("Online")
+    await expect(answer(here)).to_have_value(chosen)
+    await back(here)
     assert await callout(here).count() == 0
+
+
+async def test_whoever_chooses_second_hears_that_somebody_has_chosen(
+    browser: Browser, new_browser: NewBrowser, impatient: ServerProcess
+) -> None:
+    here = await start(browser, impatient.url)
+    there = await join(new_browser(), here)
+    pages = here, there
+    for page in pages:
+        await gap(page, "Type")
+    await go_offline(*pages)
+    for page, kind in ((here, "software"), (there, "dataset")):
+        await page.get_by_role("radio", name=kind).check()
+        await expect(saved(page)).to_have_text("Saved on this device")
+    await come_back(*pages)
+    for page in pages:
+        await expect(callout(page)).to_contain_text("Which answer to “Type”?")
+    first = await version(here, 0)
+    await go_offline(there)
+    await callout(there).get_by_role("button", name="Take this one").click()
+    await callout(here).get_by_role("button", name="Keep this one").click()
+    await back(here)
+    await come_back(there)
+    await expect(callout(there)).to_contain_text("Somebody else has chosen first")
+    await callout(there).get_by_role("button", name="All right").click()
+    for page in pages:
+        await expect(callout(page)).to_have_count(0)
+        await expect(page.get_by_role("radio", name=first)).to_be_checked()
+
+
+async def test_of_two_formats_the_later_stands_and_nobody_has_to_do_anything(
+    browser: Browser, new_browser: NewBrowser, impatient: ServerProcess
+) -> None:
+    here = await start(browser, impatient.url)
+    there = await join(new_browser(), here)
+    pages = here, there
+    await go_offline(*pages)
+    for page, syntax in ((here, "toml"), (there, "json")):
+        await page.get_by_label("Its format").select_option(syntax)
+        await expect(saved(page)).to_have_text("Saved on this device")
+    await come_back(*pages)
+    for page in pages:
+        await expect(callout(page)).to_contain_text("nobody has to do anything")
+        assert [await version(page, 0), await version(page, 1)] == ["json", "toml"]
+        await expect(page.get_by_label("Its format")).to_have_value("json")
+    await callout(there).get_by_role("button", name="Take this one").click()
+    for page in pages:
+        await expect(callout(page)).to_have_count(0)
+        await expect(page.get_by_label("Its format")).to_have_value("toml")
 
 
 async def test_a_document_is_its_owners_and_those_of_the_link(
@@ -536,15 +623,20 @@ async def test_every_view_is_accessible_and_fits_a_phone(
     await gap(page, "Title")
     other = await join(new_browser(), page)
     await server.kill()
-    for one, text in ((page, "Tidewatch"), (other, "Harbour")):
+    for one, text, syntax in ((page, "Tidewatch", "toml"), (other, "Harbour", "json")):
         await expect(connection(one)).to_have_text("Reconnecting…")
         await type_into(one, text)
+        await answer(one).press("Enter")
+        await one.get_by_label("Its format").select_option(syntax)
         await expect(saved(one)).to_have_text("Saved on this device")
     await check("offline")
     await server.restart()
     await back(page, other)
-    await expect(callout(page)).to_be_visible()
-    await check("conflict")
+    await expect(callout(page)).to_have_count(2)
+    await expect(callout(page).nth(1)).to_contain_text("nobody has to do anything")
+    await check("conflicts, an open and an automatic one")
+    await callout(other).first.get_by_role("button", name="Keep this one").click()
+    await expect(callout(page)).to_have_count(1)
     assert session_of(page) == session_of(other)
 
 

@@ -9,10 +9,10 @@ import { Beckon, Notices } from "./notices";
 import { End, Question } from "./question";
 import { downloadAddress, makeLink, type Place, Refused, watchDocument } from "./server";
 import {
-  answering,
   answerTo,
   type GapShown,
   gapsOf,
+  goingOn,
   type Progress,
   progressOf,
   type Shown,
@@ -136,7 +136,7 @@ function useSteps(): Steps {
       followed.current = next;
       lastKey.current = Number.NEGATIVE_INFINITY;
       session.change([
-        ...(here ? answering(answerTo(state, here)) : []),
+        ...(here ? goingOn(session, here) : []),
         ...(state.current_step === next
           ? []
           : [{ op: "set", path: "/current_step", value: next } as const]),

@@ -2,7 +2,7 @@
 
 import { type FormEvent, type KeyboardEvent, memo } from "react";
 import type { Status } from "reattach";
-import { useSession, useStatus } from "reattach-react";
+import { useConflicts, useSession, useStatus } from "reattach-react";
 import { ANSWER, GapForm, type GapFormProps } from "./form";
 import { afterPress } from "./pointer";
 import {
@@ -12,6 +12,8 @@ import {
   drafting,
   type GapShown,
   gapsOf,
+  goingOn,
+  isAsked,
   isBlank,
   isChoice,
   type Progress,
@@ -35,6 +37,7 @@ export const Question = memo(function Question(props: QuestionProps) {
   const session = useSession<State>();
   const answer = useSession((state: Shown) => answerTo(state, gap), sameAnswer);
   const status = useStatus();
+  const asked = isAsked(useConflicts(), gap);
   const progress = progressOf(gap, answer);
   const now = () => answerTo(session.state, gap);
 
@@ -50,7 +53,7 @@ export const Question = memo(function Question(props: QuestionProps) {
     session.change(isChoice(gap) ? choosing(now(), value) : drafting(now(), value));
   };
   const settle = () => void session.change(answering(now()));
-  const leave = () => afterPress(settle);
+  const leave = () => afterPress(() => void session.change(goingOn(session, gap)));
   const submit = (event: FormEvent) => {
     event.preventDefault();
     goTo(step + 1);
@@ -116,7 +119,9 @@ export const Question = memo(function Question(props: QuestionProps) {
         />
       </div>
       <p className="verdict" id="verdict" data-progress={progress} aria-live="polite">
-        {said(gap, progress, status)}
+        {asked
+          ? "Two answers were given. Choose above which one shall stand."
+          : said(gap, progress, status)}
       </p>
       <Suggestions
         gap={gap}

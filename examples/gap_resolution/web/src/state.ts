@@ -1,7 +1,15 @@
 /** The session's state as the server makes it (`gaps.py`), and what can be told from it. */
 
 import type { RJSFSchema } from "@rjsf/utils";
-import { carrySplice, type DeepReadonly, type Json, type Operation, spliceBetween } from "reattach";
+import {
+  type Conflict,
+  carrySplice,
+  type DeepReadonly,
+  type Json,
+  type Operation,
+  type Session,
+  spliceBetween,
+} from "reattach";
 
 export type FieldKind =
   | "text"
@@ -143,6 +151,17 @@ export function progressOf(gap: GapShown, { content, answer }: AnswerShown): Pro
 /** Makes what is typed the answer; nothing where it is that already. */
 export function answering(answer: AnswerShown): Operation[] {
   return choosing(answer, isBlank(answer.content) ? null : answer.content);
+}
+
+/** What going on makes of what is typed: nothing while people are asked which answer shall stand. */
+export function goingOn(session: Session<State>, gap: GapShown): Operation[] {
+  return isAsked(session.conflicts, gap) ? [] : answering(answerTo(session.state, gap));
+}
+
+/** Whether two answers wait for somebody to choose. */
+export function isAsked(conflicts: readonly Conflict[], gap: GapShown): boolean {
+  const path = `${pathOf(gap)}/answer`;
+  return conflicts.some((one) => one.status === "open" && one.path === path);
 }
 
 /** Makes a value the answer. */
