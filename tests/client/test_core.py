@@ -626,6 +626,13 @@ def test_so_do_a_number_used_twice_and_a_commit_under_this_name_that_was_never_s
     other.acknowledge(1, 1, replaced("/n", 1))
     assert other.asked is not None
 
+    # Nor can a change be decided that waits for its transaction.
+    waiting = Device().join({"n": 0})
+    waiting.slow = True
+    waiting.change(inc("/n"))
+    waiting.acknowledge(1, 1, replaced("/n", 1))
+    assert waiting.asked is not None
+
 
 def test_where_the_history_cannot_be_had_nothing_is_sent_meanwhile() -> None:
     device = cloned()
@@ -890,6 +897,11 @@ def test_a_connection_that_stood_a_while_makes_the_next_attempt_a_first_one() ->
         device.reopen()
     device.resumed()
     device.advance(4_000)
+    device.close(1006)
+    assert device.timers["connect"] - device.now == 8_000
+    device.reopen()
+    device.resumed()
+    device.advance(4_000)
     device.frame({"type": "heartbeat"})
     device.advance(2_000)
     device.close(1006)
@@ -1049,7 +1061,9 @@ def test_a_disk_that_fails_is_tried_again_and_takes_all_that_it_missed() -> None
     device.failing = "disk full"
     device.change(set_("/a", 1))
     device.change(set_("/a", 2))
+    device.change(set_("/a", 3))
     device.acknowledge(1, 1, replaced("/a", 1))
+    device.frame({"type": "rejected", "seq": 2, "code": "forbidden", "message": "no"})
     device.failing = ""
     device.advance(5_000)
     status = device.core.status
@@ -1057,7 +1071,18 @@ def test_a_disk_that_fails_is_tried_again_and_takes_all_that_it_missed() -> None
     assert status.saved_on_device
     after = Device(device.rows).start()
     assert after.confirmed == {"a": 1}
-    assert [pending.change["seq"] for pending in after.core.pending] == [2]
+    assert [pending.change["seq"] for pending in after.core.pending] == [3]
+    assert len(after.core.rejected) == 1
+
+
+def test_what_a_failed_transaction_should_have_written_comes_with_the_next() -> None:
+    """Rule B1."""
+    device = Device().join({"a": 0})
+    device.failing = "disk full"
+    device.change(set_("/a", 1))
+    device.failing = ""
+    device.advance(5_000)
+    assert Device(device.rows).start().shown == {"a": 1}
 
 
 def test_without_an_outbox_all_is_in_memory_and_says_so() -> None:

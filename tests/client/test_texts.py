@@ -75,6 +75,15 @@ def test_an_element_keeps_its_text_wherever_it_goes() -> None:
     assert [one["id"] for one in device.shown["list"]] == ["z", "y"]
 
 
+def test_a_move_in_a_commit_leaves_its_edits_as_they_are() -> None:
+    """Rule TX2."""
+    device = Device().join({"list": [{"id": "x", "t": "aaaa"}, {"id": "y"}]})
+    device.change(splice("/list/#x/t", 2, 0, "|"))
+    move = {"op": "move", "from": "/list/0", "path": "/list/1"}
+    device.frame(commit(1, ins("/list/0/t", 0, "a"), move))
+    assert device.shown["list"][1]["t"] == "aaa|aa"
+
+
 def test_each_pending_splice_is_carried_through_those_before_it() -> None:
     """Rules TX3, TX4: at one position what was committed first stands left."""
     device = typing("ab", splice("/t", 1, 0, "1"), splice("/t", 2, 0, "2"), splice("/t", 0, 2, ""))
