@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,26 @@ from tests.support.paths import ROOT
 from tests.support.server import ServerProcess
 from tests.support.waiting import until
 
-CREATE = {"state": {"n": 0, "list": [], "text": "", "a": 0}}
+CREATE: dict[str, dict[str, Any]] = {"state": {"n": 0, "list": [], "text": "", "a": 0}}
 
 
 async def online(session: Session, within: float = 20) -> None:
     await until(lambda: session.status.connection == "online", within=within, what="a line")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One that nobody kills, for tests whose sessions have a `name` of their own."""
+    server = ServerProcess(tmp_path_factory.mktemp("live") / "reattach.db", app=None)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.kill())
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    node: pytest.Item = request.node
+    return node.name
 
 
 async def state_of(server: ServerProcess, session_id: str = "s") -> Any:
@@ -53,9 +69,8 @@ def counted(number: int) -> Any:
     ]
 
 
-async def test_awaiting_a_change_waits_for_the_server(serve: Serve) -> None:
-    server = await serve(app=None)
-    async with connect(server.url, "s", create=CREATE, device={"name": "Worker"}) as session:
+async def test_awaiting_a_change_waits_for_the_server(server: ServerProcess, name: str) -> None:
+    async with connect(server.url, name, create=CREATE, device={"name": "Worker"}) as session:
         await session.set("/title", "Minutes")
         await session.insert("/list", {"title": "first"})
         await session.insert("/list", {"id": "front"}, after=None)
@@ -73,7 +88,7 @@ async def test_awaiting_a_change_waits_for_the_server(serve: Serve) -> None:
         # A copy of one's own.
         session.state["n"] = 99
         assert session.state == state
-        assert await state_of(server) == state
+        assert await state_of(server, name) == state
         assert [one["id"] for one in state["list"]] == [state["list"][0]["id"], "front"]
         assert (state["n"], state["n2"], state["text"]) == (2, 3, "naïve 👍")
         (device,) = session.devices
@@ -84,9 +99,8 @@ async def test_awaiting_a_change_waits_for_the_server(serve: Serve) -> None:
         session.set("/a", 1)
 
 
-async def test_a_session_that_is_not_there_says_so(serve: Serve) -> None:
+async def test_a_session_that_is_not_there_says_so(server: ServerProcess) -> None:
     """Rule A3."""
-    server = await serve(app=None)
     with pytest.raises(SessionNotFound):
         async with connect(server.url, "nowhere"):
             pass
@@ -94,9 +108,11 @@ async def test_a_session_that_is_not_there_says_so(serve: Serve) -> None:
 
 async def test_changes_are_followed_by_others_each_once_in_order(serve: Serve) -> None:
     """Rule R1."""
+    # So heavy that what was missed is told commit by commit.
+    heavy = {"state": {**CREATE["state"], "filler": "x" * 4_000}}
     server = await serve(app=None)
     async with (
-        connect(server.url, "s", create=CREATE) as writer,
+        connect(server.url, "s", create=heavy) as writer,
         connect(server.url, "s") as reader,
     ):
         followed = reader.changes()
@@ -116,13 +132,14 @@ async def test_changes_are_followed_by_others_each_once_in_order(serve: Serve) -
         assert reader.state == writer.state
 
 
-async def test_what_was_missed_by_more_than_the_state_comes_as_one_commit(serve: Serve) -> None:
+async def test_what_was_missed_by_more_than_the_state_comes_as_one_commit(
+    server: ServerProcess, name: str
+) -> None:
     """Rule R1."""
-    server = await serve(app=None)
     async with (
-        connect(server.url, "s", create=CREATE) as writer,
+        connect(server.url, name, create=CREATE) as writer,
         Proxy(server.port) as wire,
-        connect(wire.url, "s") as reader,
+        connect(wire.url, name) as reader,
     ):
         followed = reader.changes()
         wire.refuse = True
@@ -283,14 +300,13 @@ async def test_leaving_without_an_outbox_waits_for_the_server(serve: Serve) -> N
 
 @pytest.mark.faults
 async def test_lost_acknowledgements_make_nothing_happen_twice(
-    serve: Serve, tmp_path: Path
+    server: ServerProcess, name: str, tmp_path: Path
 ) -> None:
     """Rules X2, X3."""
-    server = await serve(app=None)
     async with (
         Proxy(server.port) as wire,
-        connect(wire.url, "s", create=CREATE, outbox=tmp_path / "o.db") as session,
-        connect(server.url, "s") as witness,
+        connect(wire.url, name, create=CREATE, outbox=tmp_path / "o.db") as session,
+        connect(server.url, name) as witness,
     ):
         heard = witness.changes()
         for number in range(1, 11):
@@ -377,11 +393,12 @@ async def _until_saved(events: Any) -> Any:
             yield event
 
 
-async def test_a_refused_change_is_kept_and_can_be_mended(serve: Serve, tmp_path: Path) -> None:
+async def test_a_refused_change_is_kept_and_can_be_mended(
+    server: ServerProcess, name: str, tmp_path: Path
+) -> None:
     """Rules L3, L5."""
-    server = await serve(app=None)
     outbox = tmp_path / "o.db"
-    async with connect(server.url, "s", create=CREATE, outbox=outbox) as session:
+    async with connect(server.url, name, create=CREATE, outbox=outbox) as session:
         with pytest.raises(ChangeRefused) as refused:
             await session.set("/a", "x" * 300_000)
         assert refused.value.code == "change_too_large"
@@ -389,7 +406,7 @@ async def test_a_refused_change_is_kept_and_can_be_mended(serve: Serve, tmp_path
         session.set("/b", "y" * 300_000)
         await session.saved()
         assert len(session.rejected) == 2
-    async with connect(server.url, "s", outbox=outbox) as session:
+    async with connect(server.url, name, outbox=outbox) as session:
         first, second = session.rejected
         assert (first.code, len(first.ops[0]["value"])) == ("change_too_large", 300_000)
         with pytest.raises(ChangeRefused):
@@ -402,11 +419,10 @@ async def test_a_refused_change_is_kept_and_can_be_mended(serve: Serve, tmp_path
 
 
 async def test_a_change_that_closes_its_connection_twice_is_put_aside(
-    serve: Serve, tmp_path: Path
+    server: ServerProcess, name: str, tmp_path: Path
 ) -> None:
     """Rules L4, L5."""
-    server = await serve(app=None)
-    async with connect(server.url, "s", create=CREATE, outbox=tmp_path / "o.db") as session:
+    async with connect(server.url, name, create=CREATE, outbox=tmp_path / "o.db") as session:
         session.inc("/n", 1)
         huge = session.set("/a", "x" * 1_200_000)
         session.inc("/n", 10)
@@ -416,18 +432,19 @@ async def test_a_change_that_closes_its_connection_twice_is_put_aside(
         await session.saved()
         assert [one.code for one in session.rejected] == ["too_large"]
         assert session.state["n"] == 11
-    assert (await state_of(server))["n"] == 11
+    assert (await state_of(server, name))["n"] == 11
 
 
-async def test_a_session_that_is_erased_leaves_the_outbox(serve: Serve, tmp_path: Path) -> None:
+async def test_a_session_that_is_erased_leaves_the_outbox(
+    server: ServerProcess, name: str, tmp_path: Path
+) -> None:
     """Rule L8."""
-    server = await serve(app=None)
     outbox = tmp_path / "o.db"
-    async with connect(server.url, "s", create=CREATE, outbox=outbox) as session:
+    async with connect(server.url, name, create=CREATE, outbox=outbox) as session:
         await session.inc("/n")
         changes = session.changes()
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
-            answer = await http.delete("/api/v0/session/s")
+            answer = await http.delete(f"/api/v0/session/{name}")
             assert answer.is_success
         await until(lambda: session.status.connection == "closed", within=5, what="the end")
         with pytest.raises(SessionEnded):
@@ -437,43 +454,41 @@ async def test_a_session_that_is_erased_leaves_the_outbox(serve: Serve, tmp_path
         assert [commit.version async for commit in changes] == []
         assert session.state["n"] == 2
     # What is there can be read and exported, if not sent.
-    async with connect(server.url, "s", outbox=outbox) as session:
+    async with connect(server.url, name, outbox=outbox) as session:
         assert session.state["n"] == 2
         assert [one["ops"][0]["op"] for one in session.export()["changes"]] == ["inc"]
 
 
 async def test_an_outbox_is_held_by_one_process_for_one_session(
-    serve: Serve, tmp_path: Path
+    server: ServerProcess, name: str, tmp_path: Path
 ) -> None:
     """Rules B3, F3."""
-    server = await serve(app=None)
     outbox = tmp_path / "o.db"
-    async with connect(server.url, "s", create=CREATE, outbox=outbox, user="ann") as session:
+    async with connect(server.url, name, create=CREATE, outbox=outbox, user="ann") as session:
         with pytest.raises(OutboxHeld, match=r"this very process.*holds"):
-            async with connect(server.url, "s", outbox=outbox, user="ann"):
+            async with connect(server.url, name, outbox=outbox, user="ann"):
                 pass
         await session.inc("/n")
-    for session_id, user in (("t", "ann"), ("s", "bob")):
+    for session_id, user in (("t", "ann"), (name, "bob")):
         with pytest.raises(StoreError, match="a file of its own"):
             async with connect(server.url, session_id, outbox=outbox, user=user):
                 pass
-    async with connect(server.url, "s", outbox=outbox, user="ann") as session:
+    async with connect(server.url, name, outbox=outbox, user="ann") as session:
         assert session.state["n"] == 1
     (tmp_path / "text.db").write_text("no database" * 100)
     with pytest.raises(StoreError, match="expected to open the outbox"):
-        async with connect(server.url, "s", outbox=tmp_path / "text.db"):
+        async with connect(server.url, name, outbox=tmp_path / "text.db"):
             pass
 
 
 async def test_a_mistake_in_the_client_is_told_to_who_waits(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await serve(app=None)
 
     def fail(*_: object) -> None:
         raise RuntimeError("a mistake")
 
-    async with connect(server.url, "s", create=CREATE) as session:
+    async with connect(server.url, name, create=CREATE) as session:
         monkeypatch.setattr(session._core, "_on_frame", fail)
         failed: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: failed.append(what))
@@ -482,12 +497,11 @@ async def test_a_mistake_in_the_client_is_told_to_who_waits(
         assert len(failed) == 1
 
 
-async def test_presence_and_events_of_others(serve: Serve) -> None:
+async def test_presence_and_events_of_others(server: ServerProcess, name: str) -> None:
     """Rule W3."""
-    server = await serve(app=None)
     async with (
-        connect(server.url, "s", create=CREATE) as one,
-        connect(server.url, "s", device={"id": "desk", "name": "Desk"}) as other,
+        connect(server.url, name, create=CREATE) as one,
+        connect(server.url, name, device={"id": "desk", "name": "Desk"}) as other,
     ):
         events = one.events()
         other.presence({"caret": 3})
@@ -499,13 +513,12 @@ async def test_presence_and_events_of_others(serve: Serve) -> None:
         await until(lambda: len(one.devices) == 2, within=5, what="both devices")
 
 
-async def test_concurrent_writes_leave_a_conflict(serve: Serve) -> None:
+async def test_concurrent_writes_leave_a_conflict(server: ServerProcess, name: str) -> None:
     """Rules M1, O10: both values are kept, and anybody can settle it."""
-    server = await serve(app=None)
     async with (
         Proxy(server.port) as wire,
-        connect(server.url, "s", create=CREATE) as near,
-        connect(wire.url, "s") as far,
+        connect(server.url, name, create=CREATE) as near,
+        connect(wire.url, name) as far,
     ):
         wire.refuse = True
         wire.cut()
@@ -611,14 +624,15 @@ async def test_a_stream_of_text_is_whole_whoever_dies(serve: Serve, tmp_path: Pa
 
 
 @pytest.mark.faults
-async def test_two_who_type_into_one_text_keep_every_character(serve: Serve) -> None:
+async def test_two_who_type_into_one_text_keep_every_character(
+    server: ServerProcess, name: str
+) -> None:
     """Rules TX3, TX4, X6: whoever is cut off, and however long."""
-    server = await serve(app=None)
     chance = random.Random(7)
     async with (
         Proxy(server.port) as wire,
-        connect(wire.url, "s", create=CREATE) as one,
-        connect(server.url, "s") as two,
+        connect(wire.url, name, create=CREATE) as one,
+        connect(server.url, name) as two,
     ):
         typists = {one: "abcdefghij", two: "ABCDEFGHIJ"}
         for turn in range(300):
@@ -643,12 +657,13 @@ async def test_two_who_type_into_one_text_keep_every_character(serve: Serve) -> 
 
 
 @pytest.mark.faults
-async def test_a_stream_goes_on_where_it_was_whatever_others_write(serve: Serve) -> None:
+async def test_a_stream_goes_on_where_it_was_whatever_others_write(
+    server: ServerProcess, name: str
+) -> None:
     """Rules TX4, TX5."""
-    server = await serve(app=None)
     async with (
-        connect(server.url, "s", create=CREATE) as writer,
-        connect(server.url, "s") as other,
+        connect(server.url, name, create=CREATE) as writer,
+        connect(server.url, name) as other,
     ):
         async with writer.text("/text") as out:
             for number in range(200):
@@ -667,10 +682,9 @@ async def test_a_stream_goes_on_where_it_was_whatever_others_write(serve: Serve)
         assert "|" in text
 
 
-async def test_a_stream_is_gathered_and_split(serve: Serve) -> None:
-    server = await serve(app=None)
+async def test_a_stream_is_gathered_and_split(server: ServerProcess, name: str) -> None:
     text = "".join(chr(0x4E00 + number % 5_000) for number in range(100_000))
-    async with connect(server.url, "s", create=CREATE) as session:
+    async with connect(server.url, name, create=CREATE) as session:
         loop = asyncio.get_running_loop()
         started = loop.time()
         async with session.text("/text") as out:
@@ -691,9 +705,10 @@ async def _write_and_fail(session: Session) -> None:
         raise TimeoutError
 
 
-async def test_a_writer_says_where_there_is_no_place_for_text(serve: Serve) -> None:
-    server = await serve(app=None)
-    async with connect(server.url, "s", create=CREATE) as session:
+async def test_a_writer_says_where_there_is_no_place_for_text(
+    server: ServerProcess, name: str
+) -> None:
+    async with connect(server.url, name, create=CREATE) as session:
         with pytest.raises(ChangeRefused, match="string"):
             async with session.text("/n") as out:
                 await out.write("x")

@@ -536,7 +536,7 @@ class Session:
                     stream.put(effect)
             case Changed():
                 self._wake()
-                if self._core.status.connection == "closed":
+                if self._failure is not None or self._core.status.connection == "closed":
                     for stream in list(self._streams):
                         stream.end()
                 if not self._closed and (reason := self._hopeless()) is not None:
@@ -579,7 +579,7 @@ class Session:
             self._failure = error
             context = {"message": "a Reattach session failed", "exception": error, "task": task}
             self._loop.call_exception_handler(context)
-            self._wake()
+            self._tell(Changed())
 
     async def _talk(self) -> None:
         me = asyncio.current_task()
