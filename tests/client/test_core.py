@@ -1012,6 +1012,15 @@ def test_any_frame_is_a_sign_of_life() -> None:
     assert device.connection() == "online"
 
 
+def test_a_clock_that_is_set_back_hides_no_silence() -> None:
+    """Rule H2. Found by the simulator: a dead line looked fresh for a day."""
+    device = Device().join({})
+    device.now -= 86_400_000
+    device.feed(TimerFired("beat"))
+    device.advance(15_000)
+    assert device.connection() == "reconnecting"
+
+
 def test_a_process_that_was_stopped_asks_for_a_sign_of_life_first() -> None:
     """Rule H2."""
     device = Device().join({})

@@ -142,6 +142,13 @@ class Line:
         self._last_in = now
         self._probed = None
 
+    def _set_back(self, now: int) -> None:
+        """A clock that was set back must not make the line look fresh until it is that late."""
+        self._last_in = min(self._last_in, now)
+        self._last_out = min(self._last_out, now)
+        if self._probed is not None:
+            self._probed = min(self._probed, now)
+
     def probe(self, now: int) -> None:
         """Ask for a sign of life at once."""
         if self._probed is None:
@@ -151,6 +158,7 @@ class Line:
     def beat(self, now: int) -> bool:
         """Look at the line; False: it is dead."""
         patience = self.timeout_ms - self.interval_ms
+        self._set_back(now)
         # A process that was stopped has asked for no sign of life: its silence proves nothing.
         if self._probed is not None and now - self._probed >= patience:
             return False

@@ -118,6 +118,7 @@ export class Line {
   /** Looks at the line; false: it is dead. */
   beat(now: number): boolean {
     const { interval_ms, timeout_ms } = this.heartbeat;
+    this.#setBack(now);
     const patience = timeout_ms - interval_ms;
     // A page whose timers were held back has asked for no sign of life: its silence proves nothing.
     if (this.#probed !== null && now - this.#probed >= patience) return false;
@@ -128,6 +129,13 @@ export class Line {
     );
     this.timer("beat", Math.max(1, due - now));
     return true;
+  }
+
+  /** A clock that was set back must not make the line look fresh until it is that late again. */
+  #setBack(now: number): void {
+    this.#lastIn = Math.min(this.#lastIn, now);
+    this.#lastOut = Math.min(this.#lastOut, now);
+    if (this.#probed !== null) this.#probed = Math.min(this.#probed, now);
   }
 
   /** Since when one side has said nothing; while an answer is due, only this side counts. */

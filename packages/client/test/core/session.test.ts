@@ -862,6 +862,15 @@ describe("heartbeats", () => {
     expect(device.core.status.connection).toBe("online");
   });
 
+  // Found by the simulator: a dead line looked fresh for a day.
+  test("H2: a clock that is set back hides no silence", async () => {
+    const device = await new Device().join({});
+    device.now -= 86_400_000;
+    device.feed({ type: "timer", name: "beat" });
+    await device.advance(15_000);
+    expect(device.core.status.connection).toBe("reconnecting");
+  });
+
   test("timers that were held back prove nothing: first a sign of life is asked for", async () => {
     const device = await new Device().join({});
     device.timers.clear();
