@@ -497,3 +497,22 @@ async def test_sqlite_goes_on_with_a_batch_that_its_caller_has_given_up(tmp_path
         assert [frame["seq"] for frame in a.of_type("rejected")] == [2]
         version, log = await node.durable()
         assert (version, sorted(log)) == (2, [("a", 1), ("b", 1)])
+
+
+async def test_a_new_client_whose_first_changes_were_in_the_lost_batch_goes_on() -> None:
+    """Found by the simulator: its row was to be made anew, at a number that it had long left."""
+    async with running(timeout_ms=TIMEOUT_MS) as node:
+        await node.client(client_id="a", state={"n": 0})
+        other = await node.client("t", client_id="t")
+        gate = Gate()
+        node.store.next("append", gate, answer_lost())
+        other.change(inc())
+        await settle()
+        new = await node.client(client_id="new")
+        new.change(inc())
+        await settle()
+        gate.open()
+        await until_recovered(node, "s", "t")
+        new.change(inc())
+        await until_recovered(node, "s", "t")
+        assert new.state == {"n": 2}

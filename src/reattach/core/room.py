@@ -392,7 +392,8 @@ class Room:
         advances += [
             ClientAdvance(client=session.client_record(name), before=0)
             for name in flight.clients
-            if name not in advancing
+            # Known since a batch whose answer was lost: what it decided may be all there is.
+            if name not in advancing and not session.clients[name].known
         ]
         append = Append(
             session_id=self.session_id,
