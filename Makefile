@@ -5,6 +5,7 @@ PYTHON   ?= python3
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
 DATABASE ?= sqlite:///var/reattach.db
+SEEDS    ?= 200
 APP      ?= examples.gap_resolution.app:reattach
 
 BIN := .venv/bin
@@ -24,7 +25,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run test lint format types wheel pins lock clean
+.PHONY: help install run test simulate lint format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -42,6 +43,11 @@ test: install ## every test: vitest, then pytest with a real browser and real ki
 	$(NODE) tools/chromium.mjs
 	$(NPM) test
 	$(BIN)/python -m pytest
+
+# One seed in ten is played by the built TypeScript client.
+simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed
+	$(BIN)/python -m reattach.testing.simulator --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) \
+	    --typescript "$(NODE) $(CLIENT)/sim/peer.mjs"
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
