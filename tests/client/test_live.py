@@ -191,6 +191,28 @@ async def test_over_killed_servers_nothing_is_lost_and_nothing_happens_twice(
     assert sorted(one["id"] for one in state["list"]) == sorted(f"i{n}" for n in range(1, made + 1))
 
 
+@pytest.mark.faults
+async def test_a_server_that_says_nothing_is_left_and_found_again(serve: Serve) -> None:
+    """Rules H1, H2."""
+    hurry = {"REATTACH_HEARTBEAT_INTERVAL_MS": "200", "REATTACH_HEARTBEAT_TIMEOUT_MS": "600"}
+    server = await serve(app=None, environment=hurry)
+    async with connect(server.url, "s", create=CREATE) as session:
+        # Quiet, and alive: heartbeats go to and fro, longer than either side waits.
+        with pytest.raises(TimeoutError):
+            await _lost(session, within=2)
+        server.signal(signal.SIGSTOP)
+        change = session.inc("/n")
+        await _lost(session)
+        server.signal(signal.SIGCONT)
+        session.network(online=True)
+        await change
+        assert session.state["n"] == 1
+
+
+async def _lost(session: Session, within: float = 10) -> None:
+    await until(lambda: session.status.connection != "online", within=within, what="the loss")
+
+
 WORKER = """
 import asyncio, sys
 from reattach.client import connect
