@@ -519,6 +519,28 @@ async def test_a_mistake_in_the_client_is_told_to_who_waits(
         assert len(failed) == 1
 
 
+async def test_who_stops_waiting_stops_nothing_else(server: ServerProcess, tmp_path: Path) -> None:
+    outbox = tmp_path / "o.db"
+    for _ in range(3):
+        # Nobody is there, and nothing is known: entering waits. The file is free again at once.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), connect("http://127.0.0.1:9", "s", outbox=outbox):
+                pass
+    task = asyncio.create_task(connect("http://127.0.0.1:9", "s", outbox=outbox).__aenter__())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with connect("http://127.0.0.1:9", "s", outbox=outbox, create=CREATE) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await session.inc("/n")
+        assert session.status.pending == 1
+        assert [one["ops"][0]["path"] for one in session.export()["changes"]] == ["/n"]
+    async with connect(server.url, "s", outbox=outbox, create=CREATE) as session:
+        await session.saved()
+        assert session.version == 1
+
+
 async def test_presence_and_events_of_others(server: ServerProcess, name: str) -> None:
     """Rule W3."""
     async with (

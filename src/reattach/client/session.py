@@ -221,9 +221,9 @@ class Session:
         self._entered = True
         self._loop = asyncio.get_running_loop()
         rows, device_id = None, self._device_id
-        if self._outbox is not None:
-            rows, device_id = await self._outbox.open(self.session_id, self._user, device_id)
         try:
+            if self._outbox is not None:
+                rows, device_id = await self._outbox.open(self.session_id, self._user, device_id)
             self._feed(Loaded(rows, device_id, durable=self._outbox is not None))
             await self._ready()
         except BaseException:
