@@ -47,6 +47,8 @@ class Kind:
 COMMUTING = frozenset({Kind.INC, Kind.SPLICE, Kind.LOOSE, Kind.SAME, Kind.MERGED})
 """Kinds that add to what stands and replace nothing."""
 
+_ADDING = COMMUTING - {Kind.SAME}
+
 ANONYMOUS = "-"
 """The token under a list that stands for its elements without an id."""
 
@@ -84,7 +86,10 @@ class Node:
         """
         write = self.last
         if write is not None and write.client == client and client is not None:
-            write = self.other
+            adds, write = write.kind in _ADDING, self.other
+            if adds and write is not None and write.kind != Kind.MERGED:
+                # What stands is not theirs alone: the author has added to it.
+                write = msgspec.structs.replace(write, kind=Kind.MERGED)
         return write if write is not None and write.version > base else None
 
 

@@ -544,16 +544,20 @@ class Merge:
     def _unite_one(self, path: Path, spot: Place, value: JSON, write: Write | None) -> None:
         if spot.value is ABSENT and type(spot.container) is list:
             self.document.insert(spot.container, len(spot.container), value, spot.pointer)
-        elif spot.value is ABSENT:
-            self.document.put(spot, value)
-        elif not equal(spot.value, value):
-            if write is not None and self.author.at < write.at:
+            loose = element_id(value) is None
+            target = (*path[:-1], ANONYMOUS) if loose else path
+            self.record(target, Kind.LOOSE if loose else Kind.INSERT)
+            return
+        if spot.value is not ABSENT and equal(spot.value, value):
+            return
+        if spot.value is not ABSENT and write is not None:
+            if self.author.at < write.at:
                 self._yield(path, Policy.UNION, write, spot.value, value)
                 return
-            if write is not None:
-                theirs = _theirs(spot.value, write)
-                self.lost.append(Lost(path, Policy.UNION, self._mine(value), theirs))
-            self.document.put(spot, value)
+            theirs = _theirs(spot.value, write)
+            self.lost.append(Lost(path, Policy.UNION, self._mine(value), theirs))
+        self.document.put(spot, value)
+        self.record(path, Kind.SET)
 
     # What lies above and below
 

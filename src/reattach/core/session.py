@@ -390,17 +390,18 @@ class Session:
         if pair is not None:
             flipped = (pair[0], pair[2], pair[1])
             known, turned = self.unresolved.get(pair), self.unresolved.get(flipped)
+            base = lost.lost.base
             if (
                 known is None
                 and turned is not None
                 and turned[1] < lost.kept.version
                 and turned[2] is None
+                and base is None
                 and not lost.kept.merged
             ):
                 # The one who lost before has written again, and now it is the other who loses.
                 self._remove(self.unresolved, flipped)
                 known = turned[0], 0, None
-            base = lost.lost.base
             if known is not None and not lost.adds and base is not None and known[2] != base:
                 known = None
             if known is None or known[1] <= lost.lost.version:
