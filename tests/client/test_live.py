@@ -20,6 +20,7 @@ from reattach import NotAuthenticated, Reattach, ReattachError, User
 from reattach.client import Session, connect
 from reattach.client.effects import Status
 from reattach.errors import (
+    BadRequest,
     ChangeRefused,
     OutboxHeld,
     SessionClosed,
@@ -99,6 +100,23 @@ async def test_awaiting_a_change_waits_for_the_server(server: ServerProcess, nam
         session.set("/a", 1)
 
 
+@pytest.mark.parametrize(
+    ("url", "session_id"),
+    [
+        ("ftp://example.org", "s"),
+        ("example.org", "s"),
+        ("http://example.org?a=1", "s"),
+        ("http://example.org", ""),
+        ("http://example.org", "a b"),
+        ("http://example.org", "x" * 129),
+    ],
+)
+def test_what_cannot_be_a_session_is_said_at_once(url: str, session_id: str) -> None:
+    """Rule ID1."""
+    with pytest.raises(BadRequest, match="expected"):
+        connect(url, session_id)
+
+
 async def test_a_session_that_is_not_there_says_so(server: ServerProcess) -> None:
     """Rule A3."""
     with pytest.raises(SessionNotFound):
@@ -120,6 +138,8 @@ async def test_changes_are_followed_by_others_each_once_in_order(serve: Serve) -
             writer.inc("/n", number)
         await writer.saved()
         await server.restart()
+        for session in (writer, reader):
+            session.network(online=True)
         await asyncio.gather(online(writer), online(reader))
         await writer.set("/a", "end")
         seen = []
@@ -296,6 +316,7 @@ async def test_work_begins_without_a_server_and_goes_on_in_the_next_process(
         assert session.state["n"] == 5
         session.inc("/n", 1)
         await server.start()
+        session.network(online=True)
         await session.saved()
         assert session.version == 2
     assert (await state_of(server))["n"] == 6
@@ -386,6 +407,7 @@ async def test_a_restored_backup_of_the_server_loses_no_pending_change(
         backup = tmp_path / "backup.db"
         shutil.copy(server.database, backup)
         await server.start()
+        session.network(online=True)
         await session.set("/a", "lost")
         await session.set("/b", "lost")
         epoch = session.epoch
@@ -397,6 +419,7 @@ async def test_a_restored_backup_of_the_server_loses_no_pending_change(
         shutil.copy(backup, server.database)
         events = session.events()
         await server.start()
+        session.network(online=True)
         await change
         lost = [event.detail["lost"] async for event in _until_saved(events)]
         assert [one["version"] for one in lost] == [3]

@@ -204,6 +204,7 @@ class Session:
         self._running = False
         self._send: socket.Send | None = None
         self._line: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._timers: dict[TimerName, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: dict[str, Change] = {}
@@ -257,10 +258,12 @@ class Session:
         self._feed(Stop())
         for timer in self._timers.values():
             timer.cancel()
-        await self._until(lambda: not self._core.storing)
+        if self._asking is not None:
+            self._asking.cancel()
+        await self._until(lambda: not self._core.storing or self._failure is not None)
         self._give_up(self._hopeless() or SessionClosed("the session was closed"))
         self._changes.clear()
-        # Lines say goodbye; a history that is being read is of no use any more.
+        # The line says goodbye.
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._outbox is not None:
             await self._outbox.close()
@@ -518,7 +521,7 @@ class Session:
             case SetTimer(name, ms):
                 self._set_timer(name, ms)
             case AskHistory(client_id, first):
-                self._task(self._ask(client_id, first))
+                self._asking = self._task(self._ask(client_id, first))
             case _:
                 self._tell(effect)
 

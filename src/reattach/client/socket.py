@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -27,6 +28,8 @@ CLOSE_S: Final = 1.0
 """How long the other side is given to answer a close frame."""
 HTTP_S: Final = 15.0
 
+_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
+
 
 class Address(msgspec.Struct, frozen=True):
     """Where a session is. ``base`` begins with ``http``."""
@@ -42,6 +45,12 @@ class Address(msgspec.Struct, frozen=True):
         if scheme is None or not parts.netloc or parts.query or parts.fragment:
             raise BadRequest(
                 f"expected a url such as https://example.org/sessions, got {url!r}", code="bad_url"
+            )
+        if not _ID.fullmatch(session_id):
+            raise BadRequest(
+                "expected a session id of 1 to 128 letters, digits and ._:~- (ID1), got"
+                f" {session_id[:140]!r}",
+                code="bad_id",
             )
         return cls(f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}", session_id)
 
