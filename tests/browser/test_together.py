@@ -8,16 +8,19 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 
+from reattach.client import connect
 from tests.browser.conftest import NewBrowser
 from tests.conftest import Serve
 from tests.support.chromium import Browser
 from tests.support.example import (
+    BACK_MS,
     PYPROJECT,
     answer,
     back,
@@ -25,6 +28,7 @@ from tests.support.example import (
     draft_on,
     gap,
     join,
+    link_from,
     read,
     saved,
     session_of,
@@ -258,3 +262,62 @@ async def test_a_session_without_a_schema_opens_and_goes_on(
     await expect(sheet(page)).to_contain_text("Alex")
     now: dict[str, Any] = (await read(server, page, "/api/v0/session/old"))["state"]
     assert now["notes"] == "hello"
+
+
+# One person and a stream
+
+CHUNKS = 5_000
+
+
+async def test_a_stream_of_tokens_is_whole_over_reloads_and_a_killed_server(
+    browser: Browser, new_browser: NewBrowser, server: ServerProcess, tmp_path: Path
+) -> None:
+    here = await start(browser, server.url)
+    there = await join(new_browser(), here)
+    notes = here.locator("#notes")
+    await notes.fill("How high is ?\n")
+    await back(here)
+    # What lets another device in lets a program in, too.
+    key = (await link_from(here)).partition("#join=")[2].partition("/")[0]
+    chunks = [f"{n}{'🌊' if n % 100 == 0 else ' '}" for n in range(CHUNKS)]
+    written = 0
+
+    async def stream() -> None:
+        nonlocal written
+        outbox = tmp_path / "worker.db"
+        async with (
+            connect(server.url, session_of(here), token=key, outbox=outbox) as session,
+            session.text("/notes") as out,
+        ):
+            for chunk in chunks:
+                await out.write(chunk)
+                written += 1
+                # As a model does, token by token.
+                await asyncio.sleep(0.002)
+
+    async def streamed(part: float) -> None:
+        await until(lambda: written >= part * CHUNKS, within=60, what=f"{part} of the tokens")
+
+    async def reload() -> None:
+        for n in range(1, 6):
+            await streamed(n / 6)
+            await there.reload()
+
+    async def kill() -> None:
+        await streamed(2 / 5)
+        await server.restart()
+
+    async def ask() -> None:
+        await select(notes, 12, 12)
+        await here.keyboard.type("the water at the harbour tonight", delay=150)
+
+    await asyncio.gather(stream(), reload(), kill(), ask())
+    whole = "How high is the water at the harbour tonight?\n" + "".join(chunks)
+    for page in (here, there):
+        await back(page)
+        await expect(page.locator("#notes")).to_have_value(whole, timeout=BACK_MS)
+    state = (await read(server, here, f"/api/v0/session/{session_of(here)}"))["state"]
+    assert state["notes"] == whole
+    # The caret is where its user is.
+    assert await selection(notes) == (44, 44)
+    assert await callout(here).count() == 0
