@@ -10,6 +10,7 @@
 import { carried, compare, done, edited, read, type Texts } from "./carrying.js";
 import { equal, freeze, type Json, type JsonObject } from "./json.js";
 import { apply, applyLoosely, checkReach } from "./ops.js";
+import { type Edit, joined } from "./text.js";
 import type { Change, Commit, Operation } from "./wire.js";
 
 export interface Pending {
@@ -33,13 +34,23 @@ export interface Confirmed {
 
 export class Replica {
   confirmed: Confirmed | null = null;
-  /** In their order: first those with numbers, which have no gaps, then those without. */
-  pending: Pending[] = [];
-  /** Those whose `view` became another one. */
-  readonly moved = new Set<Pending>();
+  readonly #pending: Pending[] = [];
+  /** What others did to texts that no pending change has been carried over yet. */
+  readonly #ahead = new Map<string, Edit[]>();
+  /** Those whose `view` became another one, and what it was before. */
+  readonly moved = new Map<Pending, readonly Operation[]>();
   #shown: Json | undefined;
   /** The paths of the texts that pending changes edit; of some, they are decided by now. */
   readonly #texts = new Set<string>();
+
+  /** In their order: first those with numbers, which have no gaps, then those without. */
+  get pending(): Pending[] {
+    if (this.#ahead.size > 0) {
+      this.#carry(this.#pending, this.#ahead);
+      this.#ahead.clear();
+    }
+    return this.#pending;
+  }
 
   /** The confirmed state with the pending changes over it. Undefined before there is one. */
   get shown(): JsonObject | undefined {
@@ -128,18 +139,21 @@ export class Replica {
   ): void {
     if (!this.confirmed) throw new Error("expected a confirmed state before a commit");
     const { state, epoch } = this.confirmed;
-    if (this.pending.length === 0) this.#texts.clear();
+    if (this.#pending.length === 0) this.#texts.clear();
     const { next, texts } = read(state, commit.patch, own ? [] : this.#texts);
     freeze(commit.patch);
     this.confirmed = { epoch, version: commit.version, state: next as JsonObject };
     if (!own) {
       if (elsewhere) this.#overtake(0);
-      this.#carry(this.pending, texts);
-      this.#shown = this.pending.length > 0 ? undefined : next;
+      // Those of many commits in a row are carried over at once.
+      for (const [path, edits] of texts) {
+        this.#ahead.set(path, joined([...(this.#ahead.get(path) ?? []), ...edits]));
+      }
+      this.#shown = this.#pending.length > 0 ? undefined : next;
       return;
     }
-    const expected = applyLoosely(state, own.view);
     const index = this.pending.indexOf(own);
+    const expected = applyLoosely(state, own.view);
     const asShown = equal(expected, next);
     if (!asShown) {
       // What is typed behind it means the text that this client showed.
@@ -173,7 +187,7 @@ export class Replica {
       let first = edits;
       for (const one of pending) {
         const [view, next] = carried(one.view, path, first);
-        if (view !== one.view) this.moved.add(one);
+        if (view !== one.view && !this.moved.has(one)) this.moved.set(one, one.view);
         one.view = view;
         first = next;
       }
