@@ -149,8 +149,13 @@ export class Ledger {
       writes.push({ key: rows.rejectedAll, to: rows.end(rows.rejectedAll) });
     }
     for (const { change } of dirty.drops) writes.push({ key: rows.change(change.seq) });
-    for (const { ref, change, view } of puts) {
-      const value: StoredChange = { ref, change, ...(view !== change.ops && { view }) };
+    for (const { ref, change, view, unsure } of puts) {
+      const value: StoredChange = {
+        ref,
+        change,
+        ...(view !== change.ops && { view }),
+        ...(unsure && { unsure }),
+      };
       writes.push({ key: rows.change(change.seq), value });
     }
     for (const [ref, rejected] of dirty.all ? this.rejected : dirty.rejected) {
@@ -252,7 +257,7 @@ export class Ledger {
     const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
     let collided = false;
     const brought = this.#brought(found.changes.filter(({ ref }) => !known.has(ref)));
-    for (const { ref, change, view } of found.changes) {
+    for (const { ref, change, view, unsure } of found.changes) {
       const here = known.get(ref);
       freeze(change);
       freeze(view);
@@ -262,11 +267,12 @@ export class Ledger {
         collided ||= own.seq > 0 && replica.pending.some((one) => one.change.seq === own.seq);
         const stored = view ?? own.ops;
         const now = brought.get(ref) ?? stored;
-        const pending = { ref, change: own, view: now, stored: !replacing };
+        const pending: Pending = { ref, change: own, view: now, stored: !replacing, unsure };
         replica.addBefore(pending);
         if (now !== stored) replica.moved.set(pending, stored);
       } else if (!replacing) {
         here.change = change;
+        here.unsure = unsure;
         here.stored = true;
       }
     }
@@ -356,6 +362,7 @@ export class Ledger {
     for (const pending of [...replica.pending]) if (!keep(pending)) replica.withdraw(pending.ref);
     for (const pending of replica.pending) {
       pending.overtaken = true;
+      pending.unsure = undefined;
       pending.change = { ...pending.change, seq: 0 };
       pending.stored = false;
     }
@@ -378,6 +385,16 @@ export class Ledger {
     return at === null || known === null || known === at;
   }
 
+  /** Makes changes that were made behind a guess what they read as, when that can be told. */
+  surely(): void {
+    const late = this.replica.surely();
+    if (late.length === 0) return;
+    for (const pending of late) pending.stored = false;
+    // Other tabs know them as they were.
+    this.#dirty.all = true;
+    this.save();
+  }
+
   bySeq(seq: number): Pending | undefined {
     const { pending } = this.replica;
     const guess = pending[seq - (pending[0]?.change.seq ?? 0)];
@@ -398,6 +415,9 @@ export class Ledger {
 
   reset(confirmed: Confirmed, decided = 0): void {
     this.replica.reset(confirmed, decided);
+    for (const one of this.replica.pending) {
+      if (one.unsure && one.change.seq > 0) this.#dirty.puts.add(one);
+    }
     this.#dirty.snapshot = true;
   }
 

@@ -24,7 +24,15 @@ export interface Pending {
   stored: boolean;
   /** Another tab's change came before it that its user had not seen. */
   overtaken?: boolean;
+  /**
+   * `view`: how it reads is a guess, since commits were missed, or a change before it was refused;
+   * what is sent is right. `change`: it was made behind such a guess, and is sent, as it reads then,
+   * when nothing of that is undecided any more.
+   */
+  unsure?: Unsure | undefined;
 }
+
+export type Unsure = "view" | "change";
 
 export interface Confirmed {
   readonly epoch: string | null;
@@ -42,6 +50,8 @@ export class Replica {
   #shown: Json | undefined;
   /** The paths of the texts that pending changes edit; of some, they are decided by now. */
   readonly #texts = new Set<string>();
+  /** Some pending change is unsure. */
+  #doubts = false;
 
   /** In their order: first those with numbers, which have no gaps, then those without. */
   get pending(): Pending[] {
@@ -68,7 +78,7 @@ export class Replica {
     const open = this.pending.findIndex(({ change }) => change.seq === 0 || change.seq > decided);
     if (this.confirmed && open >= 0) {
       const before = over(this.confirmed.state, this.pending.slice(0, open));
-      this.#carry(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
+      this.#guess(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
     }
     this.confirmed = confirmed;
     this.#shown = undefined;
@@ -83,6 +93,7 @@ export class Replica {
       checkReach(state, operation);
       state = apply(state, operation);
     }
+    if (this.#doubts && edited(pending.view).length > 0) pending.unsure = "change";
     this.#push(pending, this.pending.length);
     this.#shown = state;
   }
@@ -122,7 +133,8 @@ export class Replica {
     if (this.confirmed && this.pending.length > index + 1) {
       const before = over(this.confirmed.state, this.pending.slice(0, index));
       const texts = compare(applyLoosely(before, one.view), before, this.#texts);
-      this.#carry(this.pending.slice(index + 1), texts);
+      // The server knows nothing of what was refused, nor what was made behind it.
+      if (texts.size > 0) this.#guess(this.pending.slice(index + 1), texts);
     }
     this.remove(ref);
   }
@@ -175,8 +187,26 @@ export class Replica {
     return movable || same ? { ...change, epoch, base, ops: view } : change;
   }
 
+  /**
+   * The changes that were made behind a guess, as soon as nothing of that is undecided: from now on
+   * they are what they read as. Empty until then, and where there are none.
+   */
+  surely(): readonly Pending[] {
+    if (!this.#doubts || this.pending.some(({ unsure }) => unsure === "view")) return [];
+    this.#doubts = false;
+    const late = this.pending.filter(({ unsure }) => unsure === "change");
+    for (const one of late) {
+      one.overtaken = true;
+      one.change = Object.freeze(this.current(one));
+      one.overtaken = false;
+      one.unsure = undefined;
+    }
+    return late;
+  }
+
   #push(pending: Pending, at: number): void {
     if (this.pending.length === 0) this.#texts.clear();
+    this.#doubts ||= pending.unsure !== undefined;
     for (const path of edited(pending.view)) this.#texts.add(path);
     this.pending.splice(at, 0, pending);
   }
@@ -191,6 +221,16 @@ export class Replica {
         one.view = view;
         first = next;
       }
+    }
+  }
+
+  /** Carries changes as well as can be told here, and marks them for that. */
+  #guess(pending: readonly Pending[], texts: Texts): void {
+    this.#carry(pending, texts);
+    for (const one of pending) {
+      if (edited(one.view).length === 0) continue;
+      one.unsure ??= "view";
+      this.#doubts = true;
     }
   }
 
