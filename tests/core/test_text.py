@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from reattach.core.text import (
     plain,
     shift,
     splice,
+    through,
     undo,
     unpack,
 )
@@ -80,6 +82,50 @@ def test_a_long_text_is_compared_by_lines_or_as_a_whole() -> None:
     assert fine("a" * 2_000, "b" * 2_000) == plain("a" * 2_000, "b" * 2_000)
 
 
+@given(TEXTS, st.integers())
+@settings(max_examples=300, deadline=None)
+def test_edits_come_to_the_same_from_front_to_back(text: str, seed: int) -> None:
+    edits = fitting(text, random.Random(seed))
+    sorted_ = through(edits)
+    assert apply(text, sorted_) == apply(text, edits)
+    assert [edit.pos for edit in sorted_] == sorted(edit.pos for edit in sorted_)
+
+
+def test_a_long_paragraph_is_compared_by_words() -> None:
+    """Regression: a text of one long line that was changed at both ends counted as replaced."""
+    words = [f"word{n}" for n in range(1_500)]
+    before, other = " ".join(words), " ".join(["first", *words[1:-1], "last"])
+    edits = fine(before, other)
+    assert apply(before, edits) == other
+    assert sum(edit.length for edit in edits) < 30
+    mine = fine(before, before.replace("word700", "mine"))
+    moved, whole = place(edits, mine)
+    assert whole
+    assert apply(other, moved) == other.replace("word700", "mine")
+
+
+CHANCE = random.Random(1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a" * 540, "b" * 540),
+        ("a" * 2_900 + "b", "c" + "a" * 2_900 + "d"),
+        *(
+            tuple("".join(CHANCE.choices(letters, k=size)) for _ in range(2))
+            for letters in ("ab", "abcdefgh \n", "ab\n")
+            for size in (540, 2_900, 20_000, 500_000)
+        ),
+    ],
+)
+def test_texts_that_have_little_in_common_are_compared_in_time(before: str, after: str) -> None:
+    """Regression: two of 540 letters took 0.3 s, in which a server answers nobody."""
+    begun = time.process_time()
+    assert apply(before, fine(before, after)) == after
+    assert time.process_time() - begun < 0.2
+
+
 def test_at_one_position_the_text_committed_first_stands_left() -> None:
     """Rule TX3."""
     _, carried = carry(splice(1, 0, "A"), splice(1, 0, "B"))
@@ -107,7 +153,7 @@ def test_text_put_into_a_range_that_is_being_removed_stays() -> None:
     ],
 )
 def test_three_ways(seen: str, stands: str, mine: list[Edit], result: str) -> None:
-    edits, whole = place(seen, stands, mine)
+    edits, whole = place(fine(seen, stands), mine)
     assert whole
     assert apply(stands, edits) == result
 
@@ -121,7 +167,7 @@ def test_three_ways(seen: str, stands: str, mine: list[Edit], result: str) -> No
     ],
 )
 def test_what_has_no_place_is_left_out(seen: str, stands: str, mine: list[Edit]) -> None:
-    edits, whole = place(seen, stands, mine)
+    edits, whole = place(fine(seen, stands), mine)
     assert not whole
     assert apply(stands, edits) == stands
 

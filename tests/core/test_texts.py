@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import msgspec
@@ -303,6 +304,28 @@ def test_ten_thousand_splices_from_offline_over_as_many_are_carried_in_time() ->
     for n in range(2_000):
         rig.change("b", splice("/t", n + 1, 0, "b"), base=0)
     assert rig.state["t"] == "a" * 2_000 + "|" + "b" * 2_000
+
+
+@pytest.mark.parametrize("each", [1, 50])
+def test_who_types_on_over_a_text_that_was_replaced_has_one_record(each: int) -> None:
+    """Rule M11. Regression: each key stroke compared both texts anew, and a change told of its
+    record once for each of its operations.
+    """
+    chance = random.Random(1)
+    seen, new = ("".join(chance.choices("abcdefgh \n", k=5_000)) for _ in range(2))
+    rig = Rig({"t": seen})
+    rig.change("a", splice("/t", 0, 0, "<"), base=0)
+    rig.change("b", put("/t", new), base=1)
+    begun = time.process_time()
+    told: list[Any] = []
+    for n in range(0, 100, each):
+        ops = [splice("/t", 2_000 + one, 0, "x") for one in range(n, n + each)]
+        told = rig.change("a", *ops, base=1)["conflicts"]
+        assert len(told) == 1
+    assert time.process_time() - begun < 1
+    assert len(rig.session.unsettled) == 1
+    assert told[0]["lost"]["value"] == f"<{seen[:1_999]}{'x' * 100}{seen[1_999:]}"
+    assert told[0]["kept"]["value"] == rig.state["t"]
 
 
 def test_a_splice_into_what_its_own_change_inserted_stands() -> None:

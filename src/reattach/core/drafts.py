@@ -7,13 +7,14 @@ was replaced meanwhile, it is merged three ways from the text that the author ha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from reattach.core.document import ABSENT
 from reattach.core.index import Undo
 from reattach.core.paths import Path
-from reattach.core.text import Edit, apply, carry, fill, place, plain, undo
+from reattach.core.text import Between, Edit, apply, carry, fill, plain, undo
 from reattach.core.texts import Ahead, Entry, History, Step, Texts
 
 __all__ = ["Draft", "Drafts", "text_of"]
@@ -27,9 +28,13 @@ def text_of(value: Any) -> str:
 class Draft:
     """One text in a change. ``before`` is what stood before the change."""
 
-    def __init__(self, history: History, before: str, ahead: Ahead) -> None:
+    def __init__(
+        self, history: History, before: str, ahead: Ahead, between: Between | None = None
+    ) -> None:
         self.history = history
         self.before = before
+        self._between = copy.copy(between)
+        """A copy, since the change may yet be refused."""
         self.ahead = ahead
         """What the author had not seen, through what the change did so far."""
         self.unseen = [Step(one.version, list(one.edits), one.whole, one.first) for one in ahead]
@@ -56,6 +61,17 @@ class Draft:
         """Return the text as the author shows it."""
         return undo(stands, [edit for step in self.ahead for edit in step.edits])
 
+    def between(self, stands: str) -> Between:
+        """Return what to merge by where the text was replaced; it follows the author's edits."""
+        if self._between is None:
+            self._between = Between(self.author_text(stands), stands)
+        return self._between
+
+    @property
+    def merged_by(self) -> Between | None:
+        """Return what it was last merged by, if it was."""
+        return self._between
+
     @property
     def replaced(self) -> bool:
         """Whether what the author had not seen replaced the text."""
@@ -67,11 +83,10 @@ class Draft:
         """Return what a splice does to the text that stands, that text after it, and whether the
         splice could be placed.
         """
-        replaced = self.replaced
-        seen = self.author_text(stands) if replaced else ""
+        between = self.between(stands) if self.replaced else None
         moved, placed = self._mean(mine), True
-        if replaced:
-            merged, placed = place(seen, stands, mine)
+        if between is not None:
+            merged, placed = between.merge(stands, mine)
             self._stray(plain(apply(stands, moved), apply(stands, merged)), version)
             moved = merged
         done, result = fill(stands, moved)
@@ -80,7 +95,14 @@ class Draft:
 
     def lose(self, mine: Sequence[Edit], version: int) -> None:
         """Note a splice that has no place at all, since no text stands there."""
+        self._between = None
         self._stray(plain(apply("", self._mean(mine)), ""), version)
+
+    def rewrite(self, shown: str, between: Between | None) -> None:
+        """Note that the author wrote the text as a whole, ``shown``."""
+        self.sent, self.shown = None, shown
+        self.ahead = []
+        self._between = between
 
     def _mean(self, mine: Sequence[Edit]) -> list[Edit]:
         """Note what the author meant; return it as carried to what stands."""
@@ -175,7 +197,8 @@ class Drafts:
                 return None
             # What came before the books began was the author's own: nobody else has written since.
             ahead = []
-        draft = self._drafts[path] = Draft(history, history.text, ahead)
+        between = history.between(self._client, self._base)
+        draft = self._drafts[path] = Draft(history, history.text, ahead, between)
         return draft
 
     def _own(self, path: Path, before: str, stands: str) -> Draft:
@@ -185,12 +208,18 @@ class Drafts:
         return draft
 
     def wrote(
-        self, path: Path, value: Any, before: Any, edits: Sequence[Edit] | None = None
+        self,
+        path: Path,
+        value: Any,
+        before: Any,
+        edits: Sequence[Edit] | None = None,
+        between: Between | None = None,
     ) -> None:
         """Note that the change writes all that is at a path, whether or not it will stand.
 
         ``before`` is what stood there; what the author wrote is ``value``, or `ABSENT`. ``edits``
-        are what was done to the text there, where the patch tells of it as edits.
+        are what was done to the text there, where the patch tells of it as edits; ``between`` is
+        what it was merged by, if it was.
         """
         self._whole.append((path, before))
         if type(before) is str or type(value) is str:
@@ -200,9 +229,7 @@ class Drafts:
                 draft.whole = True
             else:
                 draft.done += edits
-            draft.sent = None
-            draft.ahead = []
-            draft.shown = text_of(_dig(value, at[len(path) :]))
+            draft.rewrite(text_of(_dig(value, at[len(path) :])), between)
 
     def touched(self, path: Path) -> None:
         """Note that a server's edit is about to change what is at or below a path."""
@@ -241,6 +268,7 @@ class Drafts:
             if not history.entries and not entry.sent and not entry.done and not entry.fix:
                 continue
             self._texts.append(history, entry, after, self._undo)
+            history.met = self._client, self._base, draft.merged_by
             rows.append((path, self._texts.log_row(history, entry, draft.before)))
         return rows
 

@@ -21,7 +21,7 @@ from reattach.core.index import ANONYMOUS, COMMUTING, Index, Kind, Node, Write
 from reattach.core.paths import Path, join, parse
 from reattach.core.policy import MERGING, Field, Policy, greater
 from reattach.core.schema import Rename
-from reattach.core.text import Edit, apply, fill, fine, place, splice
+from reattach.core.text import Edit, apply, fill, fine, splice
 from reattach.core.texts import Texts
 from reattach.core.values import JSON, check, equal
 from reattach.errors import ChangeRefused
@@ -43,9 +43,11 @@ class Author(msgspec.Struct, frozen=True):
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One side of a conflict: a value (encoded, since it may live on) or `ABSENT`, and whose."""
+    """One side of a conflict: a value or `ABSENT`, and whose. Containers are encoded, since they
+    live on.
+    """
 
-    value: msgspec.Raw | Absent
+    value: Any
     client: str | None
     at: int
     version: int
@@ -354,7 +356,7 @@ class Merge:
     ) -> None:
         """Carry an author's edits to the text that stands; ``place`` None: no text can stand."""
         stands = text_of(current)
-        seen = draft.author_text(stands) if draft.replaced else stands
+        seen = draft.between(stands).seen if draft.replaced else stands
         if place is None:
             draft.lose(mine, self.version)
             placed = not mine
@@ -436,7 +438,18 @@ class Merge:
         mine = self._mine(value)
         if typed:
             mine = msgspec.structs.replace(mine, base=self.author.base)
-        self.lost.append(Lost(path, policy, _theirs(current, opponent), mine, adds))
+        kept = _theirs(current, opponent)
+        if not adds and path[-1:] != (ANONYMOUS,):
+            # What the same change lost there before is replaced by this: it has seen that.
+            self.lost = [
+                one
+                for one in self.lost
+                if one.adds
+                or one.path != path
+                or (one.lost.version, one.lost.base) != (mine.version, mine.base)
+                or one.kept.client != kept.client
+            ]
+        self.lost.append(Lost(path, policy, kept, mine, adds))
 
     def _arrives(self, path: Path, policy: str, opponent: Write, value: JSON) -> bool:
         """Settle whether a new element stands against a concurrent write of its list, or of
@@ -504,12 +517,12 @@ class Merge:
         self, path: Path, spot: Place, draft: Draft, opponent: Write, value: str
     ) -> None:
         current: str = spot.value
-        seen = draft.author_text(current)
-        moved, whole = place(seen, current, fine(seen, value))
+        between = draft.between(current)
+        moved, whole = between.merge(current, fine(between.seen, value))
         edits, result = fill(current, moved)
         if edits:
             self.document.edit(spot, edits, result)
-        self.drafts.wrote(path, value, current, edits)
+        self.drafts.wrote(path, value, current, edits, between)
         self.record(path, Kind.MERGED, under=opponent)
         if not whole:
             self.failed = True
@@ -772,8 +785,9 @@ def _theirs(value: Any, write: Write) -> Side:
     return Side(_frozen(value), write.client, write.at, write.version, merged)
 
 
-def _frozen(value: Any) -> msgspec.Raw | Absent:
-    return ABSENT if value is ABSENT else msgspec.Raw(msgspec.json.encode(value))
+def _frozen(value: Any) -> Any:
+    kind = type(value)
+    return msgspec.Raw(msgspec.json.encode(value)) if kind is dict or kind is list else value
 
 
 def _agree(left: Any, right: Any) -> bool:

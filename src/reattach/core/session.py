@@ -291,8 +291,9 @@ class Session:
         by = By(proposal.client_id, proposal.seq, device_id, user_id or proposal.user_id, source)
         if self.authors.get(proposal.client_id) != author:
             self.authors[proposal.client_id] = author
-        conflicts = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
-        conflicts += settled
+        records = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
+        # One that the change added to several times is told once, as it is in the end.
+        conflicts = list({one.id: one for one in (*records, *settled)}.values())
         body = encode(
             StateUpdate(
                 version,

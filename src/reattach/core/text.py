@@ -9,13 +9,15 @@ the same in TypeScript, and `vectors/transform.json` holds both to it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from diff_match_patch import diff_match_patch
 
 __all__ = [
+    "Between",
     "Edit",
     "apply",
     "carry",
@@ -26,6 +28,7 @@ __all__ = [
     "plain",
     "shift",
     "splice",
+    "through",
     "undo",
     "unpack",
 ]
@@ -60,14 +63,20 @@ def plain(before: str, after: str) -> list[Edit]:
     if before == after:
         return []
     shorter = min(len(before), len(after))
-    start = _common(before, after, shorter)
-    room = shorter - start
-    end = _common(before[::-1], after[::-1], room) if room else 0
-    gone = before[start : len(before) - end]
-    return splice(start, len(gone), after[start : len(after) - end], gone)
+    start = _alike(before, after, shorter)
+    # What ends alike, without turning long texts round.
+    low, high = 0, shorter - start
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _tail(before, low, middle) == _tail(after, low, middle):
+            low = middle
+        else:
+            high = middle - 1
+    gone = before[start : len(before) - low]
+    return splice(start, len(gone), after[start : len(after) - low], gone)
 
 
-def _common(left: str, right: str, most: int) -> int:
+def _alike(left: str, right: str, most: int) -> int:
     """Return how many code points two texts begin with alike, up to ``most``."""
     low = 0
     high = most
@@ -81,38 +90,96 @@ def _common(left: str, right: str, most: int) -> int:
     return low
 
 
-_MOST: Final = 300_000
-"""Texts whose lengths multiply to more are compared by lines: a diff costs as much at its worst."""
+def _tail(text: str, start: int, end: int) -> str:
+    """Return what lies from ``start`` to ``end``, counted from a text's end."""
+    return text[len(text) - end : len(text) - start]
+
+
+_WORD: Final = re.compile(r"\w+|\W")
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
+_PARTS: Final = 6_000
+"""How many parts two texts may have together to be compared part by part."""
+_ROUGHLY: Final = 16
+"""A text with more code points for each part than this is not cut up to count them."""
+_EFFORT: Final = 12_000
+"""How many steps a comparison may take: texts with much more than 150 differences are compared by
+larger parts."""
+
+
+class _Effort:
+    """Stands for the library's deadline: counts steps, so that each machine has the same answer."""
+
+    def __init__(self) -> None:
+        self.left = _EFFORT
+        self.round = 0
+
+    def __lt__(self, now: float) -> bool:
+        """Whether it is over. Asked once a round, each of which takes a step more than the last."""
+        self.round += 1
+        self.left -= self.round
+        return self.left < 0
+
+
+class _Differ(diff_match_patch):  # type: ignore[misc]  # the library has no types
+    def diff_bisect(self, text1: str, text2: str, deadline: _Effort) -> Any:
+        deadline.round = 0
+        return super().diff_bisect(text1, text2, deadline)
 
 
 def fine(before: str, after: str) -> list[Edit]:
-    """Return the edits from one text to another as a person would see them."""
+    """Return the edits from one text to another as a person would see them: by characters, by words
+    or by lines, whichever is the finest that does not take long.
+    """
     coarse = plain(before, after)
     if len(coarse) < 2:
         return coarse
-    start = coarse[0].pos
-    gone, new = coarse[0].text or "", coarse[1].text or ""
-    differ = diff_match_patch()
-    differ.Diff_Timeout = 0  # the same answer however fast the machine is
-    if len(gone) * len(new) <= _MOST:
-        diffs = differ.diff_main(gone, new, False)
-        differ.diff_cleanupSemantic(diffs)
-    else:
-        left, right, lines = differ.diff_linesToChars(gone, new)
-        if len(left) * len(right) > _MOST:
-            return coarse
-        diffs = differ.diff_main(left, right, False)
-        differ.diff_charsToLines(diffs, lines)
+    at, gone, new = coarse[0].pos, coarse[0].text or "", coarse[1].text or ""
     edits: list[Edit] = []
-    at = start
-    for kind, text in diffs:
-        if kind == differ.DIFF_DELETE:
+    for kind, text in _differences(gone, new):
+        if kind == diff_match_patch.DIFF_DELETE:
             edits += splice(at, len(text), "", text)
         else:
-            if kind == differ.DIFF_INSERT:
+            if kind == diff_match_patch.DIFF_INSERT:
                 edits += splice(at, 0, text)
             at += len(text)
     return edits
+
+
+def _differences(gone: str, new: str) -> list[tuple[int, str]]:
+    """Return what two texts have in common and what not, in order."""
+    found = [(diff_match_patch.DIFF_DELETE, gone), (diff_match_patch.DIFF_INSERT, new)]
+    size = len(gone) + len(new)
+    if size <= _PARTS:
+        found, over = _compare(gone, new)
+        if not over:
+            return found
+    for part in (_WORD, _LINE):
+        if part is _WORD and size > _PARTS * _ROUGHLY:
+            continue
+        known: dict[str, str] = {}
+        cut = [part.findall(text) for text in (gone, new)]
+        if len(cut[0]) + len(cut[1]) > _PARTS:
+            continue
+        # A letter for each part that is another: letters are what the library compares.
+        left, right = (
+            "".join([known.setdefault(one, chr(0x4E00 + len(known))) for one in parts])
+            for parts in cut
+        )
+        letters, over = _compare(left, right)
+        meant = {letter: one for one, letter in known.items()}
+        found = [(kind, "".join([meant[letter] for letter in text])) for kind, text in letters]
+        if not over:
+            break
+    return found
+
+
+def _compare(left: str, right: str) -> tuple[list[tuple[int, str]], bool]:
+    """Compare by letters; also say whether it would have taken too long to be done."""
+    effort = _Effort()
+    differ = _Differ()
+    differences = differ.diff_main(left, right, False, effort)
+    differ.diff_cleanupSemantic(differences)
+    return differences, effort.left < 0
 
 
 def apply(text: str, edits: Iterable[Edit]) -> str:
@@ -208,14 +275,14 @@ def _hunks(edits: Iterable[Edit]) -> list[_Hunk]:
     return hunks
 
 
-def place(seen: str, stands: str, mine: Sequence[Edit]) -> tuple[list[Edit], bool]:
-    """Merge three ways: edits made of the text ``seen``, which became ``stands`` meanwhile.
+def place(theirs: Sequence[Edit], mine: Sequence[Edit]) -> tuple[list[Edit], bool]:
+    """Merge three ways: two sequences of edits made of one text, each going through it once, from
+    front to back.
 
-    ``mine`` goes through the text once, from front to back. Returns the edits of ``stands`` that
-    come of it, and whether all could be placed: text put where the other side took the ground away
-    has no place, nor have two replacements of one stretch.
+    Returns what ``mine`` comes to behind ``theirs``, and whether all could be placed: text put
+    where the other side took the ground away has no place, nor have two replacements of a
+    stretch.
     """
-    theirs = fine(seen, stands)
     taken = [hunk for hunk in _hunks(theirs) if hunk.end > hunk.start]
     placed: list[Edit] = []
     whole = True
@@ -229,6 +296,81 @@ def place(seen: str, stands: str, mine: Sequence[Edit]) -> tuple[list[Edit], boo
             grown += len(hunk.text) - (hunk.end - hunk.start)
         whole = whole and fits
     return carry(theirs, placed)[1], whole
+
+
+_Piece: TypeAlias = tuple[int, int, str]
+
+_ENDLESS: Final = 1 << 62
+
+
+def through(edits: Iterable[Edit]) -> list[Edit]:
+    """Return edits that do what ``edits`` do, but go through the text once, from front to back."""
+    # What is left of the text, from where to where, and what was put in between.
+    pieces: list[_Piece] = [(0, _ENDLESS, "")]
+    n, at = 0, 0
+    for edit in edits:
+        if edit.pos < at:
+            n, at = 0, 0
+        n, at = _split(pieces, n, at, edit.pos)
+        if edit.inserts:
+            pieces.insert(n, (0, 0, edit.text or ""))
+        else:
+            end, _ = _split(pieces, n, at, edit.pos + edit.length)
+            del pieces[n:end]
+    made: list[Edit] = []
+    seen = grown = 0
+    put = ""
+    for start, end, text in pieces:
+        if text:
+            put += text
+            continue
+        made += splice(seen + grown, start - seen, put)
+        grown += len(put) - (start - seen)
+        seen, put = end, ""
+    return made
+
+
+def _split(pieces: list[_Piece], n: int, at: int, pos: int) -> tuple[int, int]:
+    """Return the piece that begins at ``pos``, which one is made to do, and that position; piece
+    ``n`` begins at ``at``.
+    """
+    while at < pos:
+        start, end, text = pieces[n]
+        length = len(text) or end - start
+        if at + length > pos:
+            length = pos - at
+            middle = start + length
+            pieces[n : n + 1] = (
+                [(0, 0, text[:length]), (0, 0, text[length:])]
+                if text
+                else [(start, middle, ""), (middle, end, "")]
+            )
+        at += length
+        n += 1
+    return n, at
+
+
+class Between:
+    """What lies between a text as its author sees it and the text that stands, to merge by."""
+
+    __slots__ = ("seen", "theirs")
+
+    def __init__(self, seen: str, stands: str) -> None:
+        self.seen = seen
+        self.theirs = fine(seen, stands)
+
+    def merge(self, stands: str, mine: Sequence[Edit]) -> tuple[list[Edit], bool]:
+        """Return what the author's next edits come to in the text that stands, and whether all
+        could be placed.
+        """
+        placed, whole = place(self.theirs, mine)
+        self.theirs, carried = carry(self.theirs, mine)
+        self.seen = apply(self.seen, mine)
+        if not whole:
+            # What has no place lies in the author's text alone.
+            missing = plain(apply(stands, carried), apply(stands, placed))
+            self.theirs = through([*self.theirs, *missing])
+        return placed, whole
 
 
 def shift(pos: int, edits: Iterable[Edit]) -> int:

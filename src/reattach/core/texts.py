@@ -19,7 +19,7 @@ import msgspec
 from reattach.core.document import Document
 from reattach.core.index import Undo
 from reattach.core.paths import Path, join, parse
-from reattach.core.text import Edit, carry, pack, plain, unpack
+from reattach.core.text import Between, Edit, carry, pack, plain, unpack
 
 __all__ = ["Ahead", "Entry", "History", "Step", "Texts"]
 
@@ -80,7 +80,7 @@ class _View:
 class History:
     """The commits that changed one text, oldest first, from version ``floor`` on."""
 
-    __slots__ = ("entries", "floor", "text", "views")
+    __slots__ = ("entries", "floor", "met", "text", "views")
 
     def __init__(self, floor: int, text: str) -> None:
         self.floor = floor
@@ -88,16 +88,27 @@ class History:
         """The text after the last of them; empty where there is none."""
         self.entries: list[Entry] = []
         self.views: dict[str, _View] = {}
+        self.met: tuple[str | None, int, Between | None] = (None, 0, None)
+        """By what the last commit was merged, and its author and base: who types on over a text
+        that was replaced has every key stroke merged.
+        """
+
+    def between(self, client: str | None, base: int) -> Between | None:
+        """Return what a client's change is to be merged by, where that is at hand."""
+        author, seen, between = self.met
+        return between if client is not None and (author, seen) == (client, base) else None
 
     def append(self, entry: Entry, text: str, undo: Undo) -> None:
         """Add a commit, which made the text ``text``."""
         undo.append((self._drop, (self.text,)))
         self.entries.append(entry)
         self.text = text
+        self.met = (None, 0, None)
 
     def _drop(self, text: str) -> None:
         self.entries.pop()
         self.text = text
+        self.met = (None, 0, None)
         self.views.clear()
 
     def ahead(self, client: str | None, base: int, *, own: bool = False) -> Ahead | None:
