@@ -231,6 +231,10 @@ class Drafts:
                 draft.done += edits
             draft.rewrite(text_of(_dig(value, at[len(path) :])), between)
 
+    def unseen(self) -> None:
+        """What the change does to texts comes to its author, too, as if others had done it."""
+        self._client = None
+
     def touched(self, path: Path) -> None:
         """Note that a server's edit is about to change what is at or below a path."""
         before = self._look(path)

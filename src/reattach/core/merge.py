@@ -678,10 +678,22 @@ class Merge:
         """Enter a write that a merge put back as the newest one, as seen when it was made."""
         for write in (one.node.other, one.node.last):
             if write is not None:
-                packed = [write.version, write.client, write.at]
-                self.writes.append([write.kind, join(one.path), packed])
-                again = msgspec.structs.replace(write, order=self.version)
-                self.index.record(one.path, again, self.document.undo)
+                self._enter_again(one.path, write)
+        self._own_below(one.path, one.node)
+
+    def _own_below(self, path: Path, node: Node) -> None:
+        """Enter again what the author had written over a write that a merge put back."""
+        for token, child in (node.children or {}).items():
+            at = (*path, token)
+            write = child.last
+            if write is not None and write.client == self.author.client is not None:
+                self._enter_again(at, write)
+            self._own_below(at, child)
+
+    def _enter_again(self, path: Path, write: Write) -> None:
+        self.writes.append([write.kind, join(path), [write.version, write.client, write.at]])
+        again = msgspec.structs.replace(write, order=self.version)
+        self.index.record(path, again, self.document.undo)
 
     # Schemas
 

@@ -445,6 +445,8 @@ class Session:
                 "the conflict is settled already" if once else "there is no such conflict",
                 code="already_resolved" if once else "no_such_conflict",
             )
+        # No client shows what a resolve comes to before it is committed, its author's neither.
+        merge.drafts.unseen()
         path = parse(conflict.path)
         if conflict.version > merge.author.base:
             raise ChangeRefused(

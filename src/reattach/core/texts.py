@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -124,6 +124,8 @@ class History:
             if base < self.floor:
                 return None
             return [_step(one) for one in entries[self.after(base) :]]
+        if self._had_seen_more(client, base):
+            return None
         view = self.views.get(client)
         if view is None or not self._goes_on(view, base):
             start = self._start(client, base)
@@ -144,6 +146,18 @@ class History:
         view.base = base
         _forget(view.ahead, base)
         return [Step(one.version, list(one.edits), one.whole, one.first) for one in view.ahead]
+
+    def _had_seen_more(self, client: str, base: int) -> bool:
+        """Whether a client had seen more than ``base`` when it made its newest edit above that.
+
+        So it is where history was lost, and what can be made anew was made over what there is now.
+        """
+        for entry in reversed(self.entries):
+            if entry.version <= base:
+                return False
+            if entry.client == client:
+                return entry.base > base
+        return False
 
     def _goes_on(self, view: _View, base: int) -> bool:
         """Whether a view can be followed on from where it is to a base."""
@@ -364,8 +378,11 @@ class Texts:
 
     def log_row(self, history: History, entry: Entry, before: str) -> list[Any]:
         """Return what the log must tell of a commit for `replay`, beside its patch."""
-        plainly = entry.whole and entry.sent is None and not entry.fix
+        plainly = entry.whole and entry.sent is None and not entry.fix and entry.client is not None
         row: list[Any] = [entry.base] if plainly else _pack(entry)
+        if entry.client is None:
+            # Nobody's own, whoever's the commit is.
+            row = [*row[:3], pack(entry.fix), entry.whole, None]
         if len(history.entries) == 1:
             # It begins here: the text before is not known otherwise.
             row = [row, history.floor, before]
@@ -383,10 +400,16 @@ class Texts:
         if len(row) == 1:
             done = plain(history.text, text)
             entry = Entry(version, client, row[0], None, done, (), True)
+        elif len(row) == _NOBODYS:
+            entry = _unpack(version, None, row[:-1])
         else:
             entry = _unpack(version, client, row)
         self.append(history, entry, text, undo)
         undo.clear()
+
+
+_NOBODYS: Final = 6
+"""How long the log's row of an entry is that is nobody's own."""
 
 
 def _pack(entry: Entry) -> list[Any]:
