@@ -65,6 +65,7 @@ def tell(seed: int) -> Story:
     steps: list[Step] = []
 
     def add(at: float, kind: str, who: int = 0) -> None:
+        """Have something happen. Each step has chances of its own."""
         steps.append(Step(int(at), kind, who, chance.getrandbits(32)))
 
     now = 300.0
@@ -81,8 +82,11 @@ def tell(seed: int) -> Story:
     disaster = chance.random()
     at = chance.uniform(200, end * 0.8)
     if disaster < 0.35:
+        steps = [step for step in steps if step.kind != "disk fails"]
         add(at, "backup")
         add(chance.uniform(at + 10, end), "backup restored", chance.randrange(2))
+    elif disaster < 0.4:
+        add(chance.uniform(end * 0.8, end), "session ended", chance.randrange(DEVICES))
     elif disaster < 0.7:
         add(at, "disk copied")
         add(chance.uniform(at + 10, end), "device comes back as it once was")

@@ -19,6 +19,7 @@ EXPECTED = (
     "epochs",
     "histories lost",
     "history asked",
+    "session ended",
     # devices
     "device killed",
     "device comes back as it once was",

@@ -158,11 +158,17 @@ class User:
         text = holder.get(path.split("/")[-1], "") if isinstance(holder, dict) else None
         if not isinstance(text, str):
             return []
-        index = self.chance.randint(0, len(text))
-        delete = min(len(text) - index, self.chance.choice([0, 0, 0, 1, 2, 5]))
-        insert = self.marks.characters(self.chance.choice([0, 1, 1, 3]) if delete else 2)
-        self.deleted |= set(text[index : index + delete])
-        return [{"op": "splice", "path": path, "index": index, "delete": delete, "insert": insert}]
+        ops: list[Op] = []
+        for _ in range(1 if self.chance.random() < 0.75 else 2):
+            index = self.chance.randint(0, len(text))
+            delete = min(len(text) - index, self.chance.choice([0, 0, 0, 1, 2, 5]))
+            insert = self.marks.characters(self.chance.choice([0, 1, 1, 3]) if delete else 2)
+            self.deleted |= set(text[index : index + delete])
+            ops.append(
+                {"op": "splice", "path": path, "index": index, "delete": delete, "insert": insert}
+            )
+            text = text[:index] + insert + text[index + delete :]
+        return ops
 
     def rewrite(self, shown: dict[str, Any]) -> list[Op]:
         """Set a text as a whole."""

@@ -362,7 +362,7 @@ class Witness:
         truth, sent = self.truth, entry.sent
         written = _marks_of(sent.ops)
         for mark, path in written.items():
-            if mark not in truth.owners:
+            if mark not in truth.owners and mark not in self.meant_to_delete.get(sent.ref, ()):
                 truth.owners[mark] = _Mark(sent.device, version, path)
                 if not truth.kept(mark):
                     raise Broken(

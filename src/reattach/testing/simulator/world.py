@@ -102,6 +102,7 @@ class World:
         """After a backup was put back: who has seen most, and has to come first."""
         self._acts: Mapping[str, Callable[[Step, Random], None]] = {
             "change": self._change,
+            "session ended": self._end_session,
             "device killed": self._kill_device,
             "device comes back as it once was": self._put_back,
             "disk copied": self._copy_disk,
@@ -188,19 +189,31 @@ class World:
             return
         user = User(chance, self.marks, self.profile, device.name)
         ops = user.act(look.shown, look.conflicts)
-        self._refs += 1
-        ref = f"r{self._refs}"
         when = None
         if step.who != GOES_BACK and chance.random() < 0.04:
             when = device.clock() + chance.choice([-3_600_000, -5_000, 5_000, 86_400_000])
             self._meet("lie about when")
+        self._make(device, ops, user.deleted, when)
+
+    def _make(
+        self, device: Device, ops: list[dict[str, Any]], deleted: set[str], when: int | None
+    ) -> None:
+        self._refs += 1
+        ref = f"r{self._refs}"
         self.witness.made[ref] = ops
         self.witness.over[ref] = [name for name, _, _ in device.peer.view.pending]
-        self.witness.meant_to_delete[ref] = user.deleted
+        self.witness.meant_to_delete[ref] = deleted
         try:
             device.change(ops, ref, when)
         except Refused:
             self.witness.count("changes that made no sense")
+
+    def _end_session(self, step: Step, chance: Random) -> None:
+        del chance
+        device = self.devices[step.who]
+        if device.running and device.peer.look().shown is not None:
+            self._meet("session ended")
+            self._make(device, [{"op": "end"}], set(), None)
 
     # Devices
 
@@ -357,7 +370,7 @@ class World:
             bus.repeat = 0.6
         else:
             bus.lose = 1.0
-        self._loop.call_later(chance.uniform(1.0, 5.0), bus.heal)
+        self._loop.call_later(chance.choice([1.0, 4.0, 60.0]), bus.heal)
 
     # The database
 
@@ -559,7 +572,8 @@ class World:
                 raise Broken("B1 what is kept is kept", f"{ref} of {device.name} is nowhere")
         for ref, code in device.decided.items():
             made = self.witness.made[ref]
-            if code is not None and made and ref not in rejected and not device.went_back:
+            forgot = device.went_back or device.disk_failed
+            if code is not None and made and ref not in rejected and not forgot:
                 raise Broken("L3 refused changes are kept", f"{ref} of {device.name}: {code}")
 
     def _check_online(self, device: Device) -> None:
