@@ -57,6 +57,8 @@ class Device:
         self.running = False
         self.kept: set[str] = set()
         """The changes that it was told to be on its disk, and that are not decided."""
+        self.jumped: set[str] = set()
+        """What was pending when it was last welcomed with a state in place of the commits."""
         self.decided: dict[str, str | None] = {}
         """The changes that it was told to be decided, with the code of a refusal."""
         self.disk_faults = 0

@@ -152,6 +152,8 @@ class Witness:
         """What users meant, by the change's ref."""
         self.over: dict[str, list[str]] = {}
         """What was pending when a change was made: what its user saw has these in it."""
+        self.blurred: set[str] = set()
+        """The changes over pending ones that were carried to a state without seeing its commits."""
         self.refused: set[str] = set()
         """The changes that were refused."""
         self.meant_to_delete: dict[str, set[str]] = {}
@@ -405,11 +407,12 @@ class Witness:
             )
 
     def _unsure(self, sent: Sent) -> bool:
-        """Say whether a change was made over another one that the server refused.
+        """Say whether nobody can know what a change's positions mean.
 
-        Its positions mean a text that never was.
+        It was made over another one that the server refused, so over a text that never was; or over
+        one that its device could not carry over what others did, because it was told a state only.
         """
-        return any(ref in self.refused for ref in self.over.get(sent.ref, ()))
+        return sent.ref in self.blurred or any(ref in self.refused for ref in self.over.get(sent.ref, ()))
 
     def _gone_chars(self, version: int) -> set[str]:
         before = self.states.get((self.truth.epoch, version - 1))

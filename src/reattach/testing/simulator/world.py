@@ -201,7 +201,10 @@ class World:
         self._refs += 1
         ref = f"r{self._refs}"
         self.witness.made[ref] = ops
-        self.witness.over[ref] = [name for name, _, _ in device.peer.view.pending]
+        over = [name for name, _, _ in device.peer.view.pending]
+        self.witness.over[ref] = over
+        if device.jumped.intersection(over):
+            self.witness.blurred.add(ref)
         self.witness.meant_to_delete[ref] = deleted
         try:
             device.change(ops, ref, when)
@@ -465,6 +468,8 @@ class World:
                 self._decided(device, effect["ref"], effect.get("error"))
             elif kind == "event" and effect["event"]["type"] == "historyLost":
                 witness.count("histories lost")
+            elif kind == "event" and effect["event"]["type"] == "initialStateReceived":
+                device.jumped = {name for name, _, _ in view.pending}
 
     def _sends(self, device: Device, effect: Mapping[str, Any]) -> None:
         frame = effect["frame"]
