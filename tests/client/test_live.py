@@ -175,6 +175,7 @@ async def test_what_was_missed_by_more_than_the_state_comes_as_one_commit(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(180)
 async def test_over_killed_servers_nothing_is_lost_and_nothing_happens_twice(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(180)
 async def test_a_killed_process_goes_on_with_its_outbox(serve: Serve, tmp_path: Path) -> None:
     """Rules B1, B2: what was called stored is there once, whoever is killed when."""
     server = await serve(app=None)
@@ -396,6 +398,7 @@ async def test_a_copied_outbox_takes_a_name_of_its_own(serve: Serve, tmp_path: P
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(180)
 async def test_a_restored_backup_of_the_server_loses_no_pending_change(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -666,6 +669,7 @@ async def test_a_token_that_cannot_be_had_is_asked_for_again(tmp_path: Path) -> 
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(180)
 async def test_a_stream_of_text_is_whole_whoever_dies(serve: Serve, tmp_path: Path) -> None:
     """Rules W4, X2."""
     server = await serve(app=None)
