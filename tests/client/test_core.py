@@ -345,17 +345,17 @@ def test_thousands_of_offline_changes_stay_quick_and_drain_without_being_applied
     count = 4_000
     device = Device().join({"text": "", "n": 0})
     device.close(1006)
-    started = time.perf_counter()
+    started = time.process_time()
     for at in range(count):
         device.change(splice("/text", at, 0, "x"))
-    typed = time.perf_counter()
+    typed = time.process_time()
     device.feed(Network(online=True))
     device.open()
     device.welcome({"text": "", "n": 0})
     for at in range(count):
         patch = {"op": "str_ins", "path": "/text", "pos": at, "str": "x"}
         device.acknowledge(at + 1, at + 1, patch)
-    drained = time.perf_counter()
+    drained = time.process_time()
     assert device.core.status.pending == 0
     assert len(device.changes) == count
     assert device.shown == {"text": "x" * count, "n": 0}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.device import Device, Frame, added, commit, replaced, set_, splice
+from tests.client.device import Device, Frame, added, commit, has, replaced, set_, splice
 from tests.core.rig import Rig
 
 
@@ -111,6 +111,92 @@ def test_a_refused_change_has_shown_its_text_too() -> None:
     assert device.shown["t"] == "no a|b"
     device.frame({"type": "rejected", "seq": 1, "code": "forbidden", "message": ""})
     assert device.shown["t"] == "a|b"
+    # Where the second ends is the server's to say, which has never seen the first.
+    device.sent = []
+    device.change(splice("/t", 2, 0, "!"))
+    assert device.changes == []
+    device.acknowledge(1, 2, ins("/t", 2, "|"))
+    assert device.shown["t"] == "ab|!"
+    (late,) = device.changes
+    assert has(late, seq=3, base=1, ops=[splice("/t", 3, 0, "!")])
+
+
+def guessing() -> Device:
+    """The server knows exactly how the first reads over what was missed; the client guesses."""
+    device = Device().join({"t": "abcd"})
+    device.change(splice("/t", 1, 2, "X"))
+    device.close(1006)
+    device.reopen()
+    device.welcome({"t": "ad bc"}, version=9)
+    device.sent = []
+    return device
+
+
+def test_what_is_typed_behind_a_guess_is_sent_as_it_reads_when_it_is_none_any_more() -> None:
+    """Rule TX5."""
+    device = guessing()
+    device.change(splice("/t", len(device.shown["t"]), 0, "!"))
+    device.change(set_("/n", 1))
+    assert device.changes == []
+    status = device.core.status
+    assert (status.pending, status.saved_on_device) == (3, True)
+    # The server had removed nothing: what the first took out was gone already.
+    device.slow = True
+    device.acknowledge(10, 1, ins("/t", 1, "X"))
+    assert device.shown == {"t": "aXd bc!", "n": 1}
+    # As it reads now it is in the outbox before it is sent.
+    assert device.changes == []
+    device.finish()
+    device.slow = False
+    two, three = device.changes
+    assert has(two, seq=2, base=10, ops=[splice("/t", 6, 0, "!")])
+    assert has(three, seq=3, base=9)
+    device.change(splice("/t", 0, 0, "?"))
+    assert has(device.changes[-1], seq=4, base=10, ops=[splice("/t", 0, 0, "?")])
+
+
+def test_so_it_is_by_a_process_that_starts_anew() -> None:
+    """Rules B1, TX5."""
+    device = guessing()
+    device.change(splice("/t", 0, 0, "?"))
+    after = Device(device.rows).start()
+    after.open()
+    after.resumed()
+    assert [change["seq"] for change in after.changes] == [1]
+    assert after.changes[0]["ops"] == [splice("/t", 1, 2, "X")]
+    after.acknowledge(10, 1, ins("/t", 1, "X"))
+    assert after.shown == {"t": "?aXd bc"}
+    assert has(after.changes[-1], seq=2, base=10, ops=[splice("/t", 0, 0, "?")])
+
+
+def test_a_splice_that_is_made_anew_does_not_claim_more_than_what_is_behind_it_has_seen() -> None:
+    """Rules E1, M14: the second would else take out what its author never saw."""
+    device = typing("", splice("/t", 0, 0, "one"), set_("/t", "one two"), splice("/t", 0, 0, "> "))
+    device.close(1006)
+    device.reopen()
+    device.welcome({"t": "theirs", "list": []}, epoch="F", version=4)
+    device.open()
+    device.sent = []
+    device.resumed(epoch="F")
+    one, two, three = device.changes
+    # The first is in the second, whose base tells what it was written over.
+    assert has(one, seq=1, base=4, epoch="F", ops=[])
+    assert has(two, seq=2, base=0, epoch="E", ops=[set_("/t", "one two")])
+    assert has(three, seq=3, base=4, epoch="F", ops=[splice("/t", 0, 0, "> ")])
+    assert device.shown["t"] == "> one two"
+
+
+def test_what_may_be_refused_covers_nothing() -> None:
+    """Rules E1, L3."""
+    device = typing("", splice("/t", 0, 0, "one"))
+    device.change({"op": "test", "path": "/t", "value": "one"}, {"op": "unset", "path": "/t"})
+    device.close(1006)
+    device.reopen()
+    device.welcome({"t": "theirs", "list": []}, epoch="F", version=4)
+    device.open()
+    device.sent = []
+    device.resumed(epoch="F")
+    assert has(device.changes[0], seq=1, base=0, epoch="E", ops=[splice("/t", 0, 0, "one")])
 
 
 def test_a_welcome_with_the_whole_state_is_a_commit_of_all_that_was_missed() -> None:

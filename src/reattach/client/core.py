@@ -578,12 +578,15 @@ class ClientCore:
         if self._line.at != "live" or self._syncing or self._read_only or self._resend_waits:
             return
         ledger = self._ledger
+        ledger.surely()
         most = IN_FLIGHT if self._suspects is None else 1
         pending = self._replica.pending
         first = max(0, self._sent - pending[0].change["seq"] + 1) if pending else 0
         for one in pending[first : first + most]:
             seq = one.change["seq"]
             if self._sent - ledger.decided >= most:
+                return
+            if one.unsure == "change":
                 return
             # A change is sent only after it is stored, where anything can be.
             if not one.stored and ledger.disk == "works":

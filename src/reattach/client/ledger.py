@@ -8,12 +8,13 @@ number is used only when its row is durable.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any, Final, Literal
 
 import msgspec
 
 from reattach.client import outbox
+from reattach.client.carrying import covers, spliced
 from reattach.client.effects import Decided, Effect, Event, Kept, Row
 from reattach.client.ops import Operation
 from reattach.client.outbox import Meta
@@ -116,7 +117,13 @@ class Ledger:
                 except Misfit:
                     break  # the server is asked for what comes after
         self.replica.restore(
-            Pending(row["ref"], row["change"], row.get("view", row["change"]["ops"]), stored=True)
+            Pending(
+                row["ref"],
+                row["change"],
+                row.get("view", row["change"]["ops"]),
+                stored=True,
+                unsure=row.get("unsure", ""),
+            )
             for row in outbox.starting(rows, outbox.CHANGE)
         )
         for refused in outbox.starting(rows, outbox.REJECTED):
@@ -243,8 +250,11 @@ class Ledger:
         replica = self.replica
         for pending in gone:
             replica.remove(pending)
+        self._renew(replica.pending)
+        replica.doubts = False
         for seq, pending in enumerate(replica.pending, 1):
-            pending.change = {**self._current(pending), "seq": seq}
+            pending.change = {**pending.change, "seq": seq}
+            pending.unsure = ""
             pending.stored = False
         self.client_id = self._new_id()
         self._named = False
@@ -252,20 +262,48 @@ class Ledger:
         self.decided, self._decided_at = 0, None
         self._dirty.everything = True
 
-    def _current(self, pending: Pending) -> dict[str, Any]:
-        """Return a change as it reads over what is known now, where that is possible.
-
-        Its splices were meant for a text with all earlier changes of this client, and some of these
-        are somebody else's under another name. Other operations tell by ``base`` what their author
-        had seen.
+    def surely(self) -> None:
+        """Make changes that were made behind a guess what they read as, once that can be told: when
+        nothing that was pending then is undecided any more (TX5).
         """
-        change, replica = pending.change, self.replica
-        now = {"epoch": replica.epoch, "base": replica.version}
-        movable = all(op["op"] == "splice" for op in pending.view)
-        if movable or (change["epoch"], change["base"]) == (replica.epoch, replica.version):
-            pending.view = list(pending.view)
-            return {**change, **now, "ops": pending.view}
-        return change
+        replica = self.replica
+        if not replica.doubts or any(one.unsure == "view" for one in replica.pending):
+            return
+        replica.doubts = False
+        late = list(dropwhile(lambda one: not one.unsure, replica.pending))
+        self._renew(late)
+        for pending in late:
+            pending.unsure = ""
+            pending.stored = False
+            self._dirty.puts[pending.change["seq"]] = pending
+
+    def _renew(self, changes: Sequence[Pending]) -> None:
+        """Make unsent changes what they read as over what is known now, where that is possible.
+
+        Splices mean the same over any version. Other operations tell by ``base`` what their author
+        had seen; what they stand for stays as it was, and so do splices that a change edits on
+        which stays, for its author had seen no more than them. A splice that is covered by a later
+        write of the whole text goes: the later one has it in it, or did away with it.
+        """
+        now = {"epoch": self.replica.epoch, "base": self.replica.version}
+        edited = spliced(pending.view for pending in changes)
+        held: set[str] = set()
+        whole: list[Operation] = []
+        for pending in reversed(changes):
+            change, view = pending.change, list(pending.view)
+            paths = spliced([view])
+            covered = {path for path in paths if any(covers(one, path) for one in whole)}
+            same = all(change[name] == value for name, value in now.items())
+            if same or (len(paths) > 0 and held.isdisjoint(paths) and _only_splices(view)):
+                ops = view if same else [op for op in view if op["path"] not in covered]
+                pending.view, pending.change = ops, {**change, **now, "ops": ops}
+                continue
+            held |= paths
+            if any(op["op"] == "test" for op in view):
+                # It may be refused: then what came before it is all that there is.
+                held |= {path for path in edited if any(covers(op, path) for op in view)}
+            else:
+                whole += view
 
     def agrees(self, seq: int, at: int | None) -> bool:
         """Whether the server's last decided number is one that this client knows."""
@@ -394,3 +432,7 @@ class Ledger:
         if terms != self.terms:
             self.terms = terms
             self._dirty.terms = True
+
+
+def _only_splices(ops: Sequence[Operation]) -> bool:
+    return all(op["op"] == "splice" for op in ops)

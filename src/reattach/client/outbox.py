@@ -5,7 +5,7 @@
 | ``meta`` | `Meta` |
 | ``snapshot`` | ``epoch``, ``version``, ``state``: a confirmed state |
 | ``commit/<version>`` | ``version``, ``patch``: a commit after it |
-| ``change/<seq>`` | ``ref``, ``change``, ``view``?: what the server has not decided |
+| ``change/<seq>`` | ``ref``, ``change``, ``view``?, ``unsure``?: what the server has not decided |
 | ``rejected/<ref>`` | ``ref``, ``change``, ``code``, ``message``, ``path``?: what it refused |
 | ``conflicts`` | those that nobody has settled |
 | ``terms`` | ``schema``, ``policies``: the schema's, as the server last said |
@@ -73,6 +73,8 @@ def change_row(pending: Pending) -> Row:
     row: dict[str, Any] = {"ref": pending.ref, "change": change}
     if pending.view is not change["ops"]:
         row["view"] = list(pending.view)
+    if pending.unsure:
+        row["unsure"] = pending.unsure
     return change_key(change["seq"]), row
 
 

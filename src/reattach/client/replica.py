@@ -10,7 +10,7 @@ commit arrives the pending changes are taken off, and applied anew when somebody
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -52,6 +52,10 @@ class Pending(msgspec.Struct, eq=False):
     view: Sequence[Operation]
     """The operations as they read over the confirmed state of now."""
     stored: bool = False
+    unsure: Literal["", "view", "change"] = ""
+    """``view``: how it reads is a guess, since commits were missed, or a change before it was
+    refused; what is sent is right. ``change``: it was made behind such a guess, and is sent, as it
+    reads then, when nothing of that is undecided any more (TX5)."""
     mark: int = 0
     """Where its steps begin in the document's undo log, where they are applied."""
     patch: bytes = b""
@@ -87,6 +91,8 @@ class Replica:
         self.pending: list[Pending] = []
         self.moved: dict[str, Pending] = {}
         self.cursors: list[Cursor] = []
+        self.doubts = False
+        """Some pending change is unsure."""
         self._document: Document | None = None
         self._applied = 0
         """How many of the pending changes, from the first on, are applied to the document."""
@@ -125,6 +131,8 @@ class Replica:
             if any(covers(op, cursor.path) for op in pending.view)
         ]
         self._apply(pending, strict=True)
+        if self.doubts and spliced([pending.view]):
+            pending.unsure = "change"
         self.pending.append(pending)
         self._applied += 1
         for cursor, before in whole:
@@ -137,6 +145,7 @@ class Replica:
     def restore(self, pending: Iterable[Pending]) -> None:
         """Add changes that the outbox held."""
         self.pending += pending
+        self.doubts = any(one.unsure for one in self.pending)
 
     def put_first(self, pending: Pending) -> None:
         """Add a change before all others."""
@@ -154,7 +163,9 @@ class Replica:
             before = self._texts(at + 1)
             self._take_off(at)
         del self.pending[at]
-        self._carry_over(before, at)
+        if self._carry_over(before, at):
+            # The server knows nothing of what was refused, nor what was made behind it.
+            self._guess(at)
 
     # What the server said
 
@@ -163,12 +174,15 @@ class Replica:
 
         The first ``decided`` pending changes are in it, and go.
         """
-        before = self._texts(decided) if self.known else {}
+        known = self.known
+        before = self._texts(decided) if known else {}
         self.epoch, self.version = epoch, version
         self._document = Document(own(state))
         self._applied = self._trimmed = 0
         del self.pending[:decided]
         self._carry_over(before, 0)
+        if known:
+            self._guess(0)
 
     def commit(self, version: int, patch: Patch, mine: Pending | None) -> None:
         """Move the confirmed state to the next version.
@@ -282,10 +296,20 @@ class Replica:
         self._show(count)
         return {path: text(document, path) for path in watched}
 
-    def _carry_over(self, before: Mapping[str, str], start: int) -> None:
-        """Carry pending splices over what became of their texts."""
-        for path, was in before.items():
-            self._carry(path, plain(was, text(self._show(start), path)), start)
+    def _carry_over(self, before: Mapping[str, str], start: int) -> bool:
+        """Carry pending splices over what became of their texts; return whether that was any."""
+        edits = {path: plain(was, text(self._show(start), path)) for path, was in before.items()}
+        for path, first in edits.items():
+            self._carry(path, first, start)
+        return any(edits.values())
+
+    def _guess(self, start: int) -> None:
+        """Mark the splices from a change on as carried as well as can be told here."""
+        for pending in self.pending[start:]:
+            if spliced([pending.view]):
+                pending.unsure = pending.unsure or "view"
+                self.moved[pending.ref] = pending
+                self.doubts = True
 
     def _carry(self, path: str, first: Sequence[Edit], start: int) -> None:
         """Carry the pending splices of a text, from a change on, over edits that came before them
