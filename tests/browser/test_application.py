@@ -19,6 +19,7 @@ from tests.support.example import (
     PYPROJECT,
     answer,
     assert_typed_once,
+    back,
     begin,
     callout,
     connection,
@@ -41,7 +42,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.browser
 
 WORDS = " ".join(f"w{n}" for n in range(1, 16))
-BACK_MS = 15_000
 
 
 @pytest.fixture
@@ -53,12 +53,6 @@ async def type_into(page: Page, text: str, **options: Any) -> None:
     await answer(page).focus()
     await page.keyboard.press("End")
     await page.keyboard.type(text, **options)
-
-
-async def back(*pages: Page) -> None:
-    for page in pages:
-        await expect(connection(page)).to_have_text("Online", timeout=BACK_MS)
-        await expect(saved(page)).to_have_text("Saved")
 
 
 # Two devices

@@ -13,6 +13,7 @@ from tests.support.server import ServerProcess
 
 CITATION = "CITATION.cff"
 PYPROJECT = "pyproject.toml"
+BACK_MS = 15_000
 
 
 async def start(browser: Browser, url: str, document: str = CITATION) -> Page:
@@ -43,6 +44,13 @@ def connection(page: Page) -> Locator:
 
 def saved(page: Page) -> Locator:
     return page.locator('[data-part="saved"]')
+
+
+async def back(*pages: Page) -> None:
+    """Waits until the pages are online and all is saved."""
+    for page in pages:
+        await expect(connection(page)).to_have_text("Online", timeout=BACK_MS)
+        await expect(saved(page)).to_have_text("Saved")
 
 
 def sheet(page: Page) -> Locator:

@@ -21,6 +21,7 @@ class Front:
             await browser.open(front.url)
 
     While the server is down the page still comes, and whatever asks for the server is cut off.
+    `cut` is a network that fails for a moment: `cuts` counts the lines to the server that it took.
     """
 
     def __init__(self, pages: Path, server_port: int) -> None:
@@ -29,7 +30,9 @@ class Front:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._listener: asyncio.Server | None = None
+        self.cuts = 0
         self._serving: set[asyncio.Task[None]] = set()
+        self._lines: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -41,6 +44,12 @@ class Front:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Cuts every line to the server that stands, and loses what is on its way."""
+        self.cuts += len(self._lines)
+        for writer in self._lines:
+            writer.transport.abort()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -72,7 +81,9 @@ class Front:
     ) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         try:
-            if b"upgrade: websocket" not in head.lower():
+            if b"upgrade: websocket" in head.lower():
+                self._lines.add(writer)
+            else:
                 # One request a connection: which of them are for the server is decided anew.
                 head = head.replace(b"Connection: keep-alive", b"Connection: close")
             up_writer.write(head)
@@ -88,6 +99,7 @@ class Front:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         finally:
+            self._lines.discard(writer)
             up_writer.close()
 
 

@@ -236,7 +236,10 @@ test("TX3, TX4: three devices type into one text, cut off and back: each charact
   const letters = [...state.title];
   expect(new Set(letters).size).toBe(letters.length);
   for (const typed of order) {
-    const kept = [...typed].filter((letter) => !removed.has(letter));
-    expect(letters.filter((letter) => typed.includes(letter))).toEqual(kept);
+    // Who missed commits may have taken out something that is there anew: then it stays.
+    const kept = (letter: string) => !removed.has(letter);
+    expect(letters.filter((letter) => typed.includes(letter)).filter(kept)).toEqual(
+      [...typed].filter(kept),
+    );
   }
 }, 30_000);

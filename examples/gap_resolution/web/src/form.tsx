@@ -15,7 +15,14 @@ import type {
   UiSchema,
   WidgetProps,
 } from "@rjsf/utils";
-import { createContext, type HTMLAttributes, useContext, useMemo, useRef } from "react";
+import {
+  cloneElement,
+  createContext,
+  type HTMLAttributes,
+  useContext,
+  useMemo,
+  useRef,
+} from "react";
 import { type GapShown, isChoice, type Place } from "./state";
 import { type Typed, useText } from "./text-field";
 import { validator } from "./validator";
@@ -347,8 +354,12 @@ function ObjectFieldTemplate({ properties, fieldPathId }: ObjectFieldTemplatePro
   );
 }
 
-function ArrayFieldTemplate({ items, canAdd, onAddClick, registry }: ArrayFieldTemplateProps) {
+function ArrayFieldTemplate(props: ArrayFieldTemplateProps) {
+  const { items, canAdd, onAddClick, registry, formData } = props;
   const { gap } = registry.formContext as FormContext;
+  // The library names all of them anew when their number changes from outside, which would take
+  // the field away from whoever is typing into it.
+  const ids: readonly unknown[] = Array.isArray(formData) ? formData.map((one) => one?.id) : [];
   return (
     // biome-ignore lint/a11y/useSemanticElements: a fieldset cannot be named by the question's title
     <div
@@ -357,7 +368,7 @@ function ArrayFieldTemplate({ items, canAdd, onAddClick, registry }: ArrayFieldT
       aria-labelledby="title"
       aria-describedby="description verdict"
     >
-      {items}
+      {items.map((item, index) => cloneElement(item, { key: String(ids[index] ?? index) }))}
       {canAdd && (
         <button type="button" className="secondary add" onClick={onAddClick}>
           Add another {/s$/.test(gap.title) ? gap.title.slice(0, -1).toLowerCase() : "one"}

@@ -17,7 +17,7 @@ export function Notes() {
           Notes
         </label>
       </h2>
-      <textarea {...text} id="notes" rows={4} aria-describedby="notes-help" autoComplete="off" />
+      <textarea {...text} id="notes" rows={2} aria-describedby="notes-help" autoComplete="off" />
       <p className="help" id="notes-help">
         For everybody on this document. They are not part of the file.
       </p>

@@ -20,7 +20,7 @@ import {
   type Write,
 } from "./outbox.js";
 import { type Confirmed, type Pending, Replica } from "./replica.js";
-import type { Commit, Conflict } from "./wire.js";
+import type { Commit, Conflict, Operation } from "./wire.js";
 
 /** A snapshot is written anew when the commits after it weigh more, and at least this much. */
 const SNAPSHOT_FLOOR = 16_384;
@@ -35,7 +35,7 @@ interface Dirty {
   /** Characters of JSON in `commits`. */
   weight: number;
   commits: StoredCommit[];
-  drops: number[];
+  drops: Pending[];
   puts: Set<Pending>;
   rejected: Map<string, Rejected | null>;
 }
@@ -63,7 +63,13 @@ export class Ledger {
   #identity: "new" | "stored" | "renumbered" = "new";
   #meta: Meta | null = null;
   #dirty = clean();
-  #writing: { readonly meta: Meta; readonly puts: readonly Pending[] } | null = null;
+  #writing: {
+    readonly meta: Meta;
+    readonly puts: readonly Pending[];
+    readonly confirmed: Confirmed | null;
+  } | null = null;
+  /** What the newest transaction of this tab left as confirmed. */
+  #written: Confirmed | null = null;
 
   readonly #newId: () => string;
   readonly #emit: (effect: Effect) => void;
@@ -142,9 +148,14 @@ export class Ledger {
       writes.push({ key: "change/", to: rows.end("change/") });
       writes.push({ key: rows.rejectedAll, to: rows.end(rows.rejectedAll) });
     }
-    for (const seq of dirty.drops) writes.push({ key: rows.change(seq) });
-    for (const { ref, change, view } of puts) {
-      const value: StoredChange = { ref, change, ...(view !== change.ops && { view }) };
+    for (const { change } of dirty.drops) writes.push({ key: rows.change(change.seq) });
+    for (const { ref, change, view, unsure } of puts) {
+      const value: StoredChange = {
+        ref,
+        change,
+        ...(view !== change.ops && { view }),
+        ...(unsure && { unsure }),
+      };
       writes.push({ key: rows.change(change.seq), value });
     }
     for (const [ref, rejected] of dirty.all ? this.rejected : dirty.rejected) {
@@ -169,7 +180,7 @@ export class Ledger {
       tail: whole ? 0 : tail,
     };
     writes.push({ key: rows.meta, value: meta });
-    this.#writing = { meta, puts };
+    this.#writing = { meta, puts, confirmed };
     return { writes, collided };
   }
 
@@ -179,6 +190,7 @@ export class Ledger {
     this.#writing = null;
     if (!written) return;
     this.#meta = written.meta;
+    this.#written = written.confirmed;
     if (written.meta.client_id === this.clientId) this.#identity = "stored";
     if (this.disk === "fails") {
       this.disk = "works";
@@ -244,7 +256,8 @@ export class Ledger {
     }
     const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
     let collided = false;
-    for (const { ref, change, view } of found.changes) {
+    const brought = this.#brought(found.changes.filter(({ ref }) => !known.has(ref)));
+    for (const { ref, change, view, unsure } of found.changes) {
       const here = known.get(ref);
       freeze(change);
       freeze(view);
@@ -252,9 +265,14 @@ export class Ledger {
         // Numbers of a name that this client replaces: it gets another.
         const own = replacing ? { ...change, seq: 0 } : change;
         collided ||= own.seq > 0 && replica.pending.some((one) => one.change.seq === own.seq);
-        replica.addBefore({ ref, change: own, view: view ?? own.ops, stored: !replacing });
+        const stored = view ?? own.ops;
+        const now = brought.get(ref) ?? stored;
+        const pending: Pending = { ref, change: own, view: now, stored: !replacing, unsure };
+        replica.addBefore(pending);
+        if (now !== stored) replica.moved.set(pending, stored);
       } else if (!replacing) {
         here.change = change;
+        here.unsure = unsure;
         here.stored = true;
       }
     }
@@ -276,6 +294,34 @@ export class Ledger {
     return collided;
   }
 
+  /**
+   * How changes of other tabs read over what the line has brought since this tab's last transaction:
+   * their rows tell how they read before that.
+   */
+  #brought(changes: readonly StoredChange[]): ReadonlyMap<string, readonly Operation[]> {
+    const { replica } = this;
+    const { commits, drops, snapshot } = this.#dirty;
+    if (!this.heard || !this.#written || changes.length === 0) return new Map();
+    if (!snapshot && commits.length === 0) return new Map();
+    const then = new Replica();
+    then.reset(this.#written);
+    for (const one of [...drops, ...replica.pending]) {
+      const view = replica.moved.get(one) ?? one.view;
+      if (one.change.seq > 0) then.addBefore({ ...one, view });
+    }
+    for (const { ref, change, view = change.ops } of changes) {
+      then.addBefore({ ref, change, view, stored: true });
+    }
+    for (const commit of snapshot ? [] : commits) {
+      then.commit(
+        commit,
+        then.pending.find(({ ref }) => ref === commit.ref),
+      );
+    }
+    if (snapshot && replica.confirmed) then.reset(replica.confirmed, this.decided);
+    return new Map(then.pending.map(({ ref, view }) => [ref, view]));
+  }
+
   /** Moves the confirmed state to what the leading tab wrote. */
   #catchUp({ meta, snapshot, commits, conflicts, terms }: Found): void {
     const { replica } = this;
@@ -285,7 +331,8 @@ export class Ledger {
     }
     for (const commit of commits) {
       if (commit.version !== (replica.confirmed?.version ?? -1) + 1) continue;
-      const own = replica.pending.find(({ ref }) => ref === commit.ref);
+      const { ref } = commit;
+      const own = ref === undefined ? undefined : replica.pending.find((one) => one.ref === ref);
       replica.commit(freeze(commit), own, commit.ref !== undefined);
       if (own) this.#emit({ type: "decided", ref: own.ref });
     }
@@ -315,6 +362,7 @@ export class Ledger {
     for (const pending of [...replica.pending]) if (!keep(pending)) replica.withdraw(pending.ref);
     for (const pending of replica.pending) {
       pending.overtaken = true;
+      pending.unsure = undefined;
       pending.change = { ...pending.change, seq: 0 };
       pending.stored = false;
     }
@@ -337,6 +385,16 @@ export class Ledger {
     return at === null || known === null || known === at;
   }
 
+  /** Makes changes that were made behind a guess what they read as, when that can be told. */
+  surely(): void {
+    const late = this.replica.surely();
+    if (late.length === 0) return;
+    for (const pending of late) pending.stored = false;
+    // Other tabs know them as they were.
+    this.#dirty.all = true;
+    this.save();
+  }
+
   bySeq(seq: number): Pending | undefined {
     const { pending } = this.replica;
     const guess = pending[seq - (pending[0]?.change.seq ?? 0)];
@@ -357,6 +415,9 @@ export class Ledger {
 
   reset(confirmed: Confirmed, decided = 0): void {
     this.replica.reset(confirmed, decided);
+    for (const one of this.replica.pending) {
+      if (one.unsure && one.change.seq > 0) this.#dirty.puts.add(one);
+    }
     this.#dirty.snapshot = true;
   }
 
@@ -382,16 +443,18 @@ export class Ledger {
     this.#settle(pending);
   }
 
-  #settle({ ref, change }: Pending): void {
-    this.#dirty.drops.push(change.seq);
+  #settle(pending: Pending): void {
+    const { ref, change } = pending;
+    this.#dirty.drops.push(pending);
     this.decide(change.seq, change.at);
     this.#emit({ type: "decided", ref });
   }
 
   /** The change was refused: it is kept for the application to deal with. */
-  refuse({ ref, change }: Pending, code: string, message: string, path?: string | null): void {
+  refuse(pending: Pending, code: string, message: string, path?: string | null): void {
+    const { ref, change } = pending;
     this.replica.withdraw(ref);
-    this.#dirty.drops.push(change.seq);
+    this.#dirty.drops.push(pending);
     // The empty change that took the number of a bad one has nothing to keep.
     if (change.ops.length > 0) {
       this.setRejected(ref, freeze({ ref, change, code, message, ...(path ? { path } : {}) }));

@@ -16,7 +16,7 @@
  * | `terms` | `Terms`: the schema's, as the server last said |
  */
 
-import type { Confirmed } from "./replica.js";
+import type { Confirmed, Unsure } from "./replica.js";
 import type { Change, Conflict, InitialState, Operation, PatchOperation, Schema } from "./wire.js";
 
 export interface Meta {
@@ -56,6 +56,7 @@ export interface StoredChange {
   readonly change: Change;
   /** Its operations as they read over the newest confirmed version, where that is another way. */
   readonly view?: readonly Operation[];
+  readonly unsure?: Unsure;
 }
 
 export interface StoredCommit {

@@ -10,6 +10,7 @@
 import { carried, compare, done, edited, read, type Texts } from "./carrying.js";
 import { equal, freeze, type Json, type JsonObject } from "./json.js";
 import { apply, applyLoosely, checkReach } from "./ops.js";
+import { type Edit, joined } from "./text.js";
 import type { Change, Commit, Operation } from "./wire.js";
 
 export interface Pending {
@@ -23,7 +24,15 @@ export interface Pending {
   stored: boolean;
   /** Another tab's change came before it that its user had not seen. */
   overtaken?: boolean;
+  /**
+   * `view`: how it reads is a guess, since commits were missed, or a change before it was refused;
+   * what is sent is right. `change`: it was made behind such a guess, and is sent, as it reads then,
+   * when nothing of that is undecided any more.
+   */
+  unsure?: Unsure | undefined;
 }
+
+export type Unsure = "view" | "change";
 
 export interface Confirmed {
   readonly epoch: string | null;
@@ -33,13 +42,25 @@ export interface Confirmed {
 
 export class Replica {
   confirmed: Confirmed | null = null;
-  /** In their order: first those with numbers, which have no gaps, then those without. */
-  pending: Pending[] = [];
-  /** Those whose `view` became another one. */
-  readonly moved = new Set<Pending>();
+  readonly #pending: Pending[] = [];
+  /** What others did to texts that no pending change has been carried over yet. */
+  readonly #ahead = new Map<string, Edit[]>();
+  /** Those whose `view` became another one, and what it was before. */
+  readonly moved = new Map<Pending, readonly Operation[]>();
   #shown: Json | undefined;
   /** The paths of the texts that pending changes edit; of some, they are decided by now. */
   readonly #texts = new Set<string>();
+  /** Some pending change is unsure. */
+  #doubts = false;
+
+  /** In their order: first those with numbers, which have no gaps, then those without. */
+  get pending(): Pending[] {
+    if (this.#ahead.size > 0) {
+      this.#carry(this.#pending, this.#ahead);
+      this.#ahead.clear();
+    }
+    return this.#pending;
+  }
 
   /** The confirmed state with the pending changes over it. Undefined before there is one. */
   get shown(): JsonObject | undefined {
@@ -57,7 +78,7 @@ export class Replica {
     const open = this.pending.findIndex(({ change }) => change.seq === 0 || change.seq > decided);
     if (this.confirmed && open >= 0) {
       const before = over(this.confirmed.state, this.pending.slice(0, open));
-      this.#carry(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
+      this.#guess(this.pending.slice(open), compare(before, confirmed.state, this.#texts));
     }
     this.confirmed = confirmed;
     this.#shown = undefined;
@@ -72,6 +93,7 @@ export class Replica {
       checkReach(state, operation);
       state = apply(state, operation);
     }
+    if (this.#doubts && edited(pending.view).length > 0) pending.unsure = "change";
     this.#push(pending, this.pending.length);
     this.#shown = state;
   }
@@ -111,7 +133,8 @@ export class Replica {
     if (this.confirmed && this.pending.length > index + 1) {
       const before = over(this.confirmed.state, this.pending.slice(0, index));
       const texts = compare(applyLoosely(before, one.view), before, this.#texts);
-      this.#carry(this.pending.slice(index + 1), texts);
+      // The server knows nothing of what was refused, nor what was made behind it.
+      if (texts.size > 0) this.#guess(this.pending.slice(index + 1), texts);
     }
     this.remove(ref);
   }
@@ -128,18 +151,21 @@ export class Replica {
   ): void {
     if (!this.confirmed) throw new Error("expected a confirmed state before a commit");
     const { state, epoch } = this.confirmed;
-    if (this.pending.length === 0) this.#texts.clear();
+    if (this.#pending.length === 0) this.#texts.clear();
     const { next, texts } = read(state, commit.patch, own ? [] : this.#texts);
     freeze(commit.patch);
     this.confirmed = { epoch, version: commit.version, state: next as JsonObject };
     if (!own) {
       if (elsewhere) this.#overtake(0);
-      this.#carry(this.pending, texts);
-      this.#shown = this.pending.length > 0 ? undefined : next;
+      // Those of many commits in a row are carried over at once.
+      for (const [path, edits] of texts) {
+        this.#ahead.set(path, joined([...(this.#ahead.get(path) ?? []), ...edits]));
+      }
+      this.#shown = this.#pending.length > 0 ? undefined : next;
       return;
     }
-    const expected = applyLoosely(state, own.view);
     const index = this.pending.indexOf(own);
+    const expected = applyLoosely(state, own.view);
     const asShown = equal(expected, next);
     if (!asShown) {
       // What is typed behind it means the text that this client showed.
@@ -161,8 +187,26 @@ export class Replica {
     return movable || same ? { ...change, epoch, base, ops: view } : change;
   }
 
+  /**
+   * The changes that were made behind a guess, as soon as nothing of that is undecided: from now on
+   * they are what they read as. Empty until then, and where there are none.
+   */
+  surely(): readonly Pending[] {
+    if (!this.#doubts || this.pending.some(({ unsure }) => unsure === "view")) return [];
+    this.#doubts = false;
+    const late = this.pending.filter(({ unsure }) => unsure === "change");
+    for (const one of late) {
+      one.overtaken = true;
+      one.change = Object.freeze(this.current(one));
+      one.overtaken = false;
+      one.unsure = undefined;
+    }
+    return late;
+  }
+
   #push(pending: Pending, at: number): void {
     if (this.pending.length === 0) this.#texts.clear();
+    this.#doubts ||= pending.unsure !== undefined;
     for (const path of edited(pending.view)) this.#texts.add(path);
     this.pending.splice(at, 0, pending);
   }
@@ -173,10 +217,20 @@ export class Replica {
       let first = edits;
       for (const one of pending) {
         const [view, next] = carried(one.view, path, first);
-        if (view !== one.view) this.moved.add(one);
+        if (view !== one.view && !this.moved.has(one)) this.moved.set(one, one.view);
         one.view = view;
         first = next;
       }
+    }
+  }
+
+  /** Carries changes as well as can be told here, and marks them for that. */
+  #guess(pending: readonly Pending[], texts: Texts): void {
+    this.#carry(pending, texts);
+    for (const one of pending) {
+      if (edited(one.view).length === 0) continue;
+      one.unsure ??= "view";
+      this.#doubts = true;
     }
   }
 

@@ -637,6 +637,7 @@ export class SessionCore {
 
   #flush(): void {
     if (this.#line.at !== "live" || this.#syncing || this.#readOnly || this.#resendWaits) return;
+    this.#ledger.surely();
     const { decided, disk } = this.#ledger;
     const most = this.#suspects === null ? IN_FLIGHT : 1;
     const { pending } = this.replica;
@@ -646,6 +647,7 @@ export class SessionCore {
       const { seq, epoch } = next.change;
       // What was made before the session had an epoch gets the welcome's before it is sent.
       if (seq === 0 || epoch === null || this.#sent - decided >= most) return;
+      if (next.unsure === "change") return;
       // A change is sent only after it is stored, where anything can be.
       if (!next.stored && disk !== "fails") return;
       this.#sent = seq;

@@ -57,6 +57,28 @@ export function spliced(index: number, remove: number, insert: string): Edit[] {
   return edits;
 }
 
+/** The same edits, with those put together that go on from one another: typing, and deleting. */
+export function joined(edits: readonly Edit[]): Edit[] {
+  const list: Edit[] = [];
+  for (const edit of edits) {
+    const last = list.at(-1);
+    const { pos, str, len } = edit;
+    if (last?.str !== undefined && str !== undefined && pos === last.pos + last.len) {
+      list[list.length - 1] = { pos: last.pos, str: last.str + str, len: last.len + len };
+    } else if (
+      last &&
+      last.str === undefined &&
+      str === undefined &&
+      (pos === last.pos || pos + len === last.pos)
+    ) {
+      list[list.length - 1] = { pos, len: last.len + len };
+    } else {
+      list.push(edit);
+    }
+  }
+  return list;
+}
+
 function isHigh(unit: number): boolean {
   return unit >= 0xd800 && unit < 0xdc00;
 }

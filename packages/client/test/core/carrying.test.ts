@@ -99,6 +99,13 @@ describe("an own commit that ended otherwise than it was shown", () => {
     expect(device.shown?.t).toBe("no a|b");
     await device.frame({ type: "rejected", seq: 1, code: "forbidden", message: "" });
     expect(device.shown?.t).toBe("a|b");
+    // Where the second ends is the server's to say, which has never seen the first.
+    device.sent = [];
+    await device.stored(splice(2, 0, "!"));
+    expect(device.changes).toEqual([]);
+    await device.acknowledge(1, [{ op: "str_ins", path: "/t", pos: 2, str: "|" }], 2);
+    expect(device.shown?.t).toBe("ab|!");
+    expect(device.changes).toMatchObject([{ seq: 3, base: 1, ops: [splice(3, 0, "!")] }]);
   });
 
   test("TX2: a welcome with the whole state is a commit of all that was missed", async () => {
@@ -132,6 +139,52 @@ describe("an own whole write", () => {
     const device = await typing("ab", { op: "unset", path: "/t" }, splice(0, 0, "new"));
     await device.frame(commit(1, [{ op: "str_ins", path: "/t", pos: 0, str: "x" }]));
     expect(device.shown?.t).toBe("new");
+  });
+});
+
+describe("commits that were missed, and come as a whole state", () => {
+  /** The server knows exactly how the first reads over them; the client has to guess. */
+  async function guessing(store = durableMemory()): Promise<Device> {
+    const device = await new Device(store).join({ t: "abcd" });
+    await device.stored(splice(1, 2, "X"));
+    await device.close(1006);
+    await device.reopen();
+    await device.welcome({ t: "ad bc" }, { version: 9 });
+    device.sent = [];
+    return device;
+  }
+
+  test("TX4: what is typed behind a guess is sent when it is none any more, as it reads then", async () => {
+    const device = await guessing();
+    const text = String(device.shown?.t);
+    await device.stored(splice([...text].length, 0, "!"));
+    await device.stored({ op: "set", path: "/n", value: 1 });
+    expect(device.changes).toEqual([]);
+    expect(device.core.status).toMatchObject({ pending: 3, savedOnDevice: true });
+    // The server had removed nothing: what the first took out was gone already.
+    await device.acknowledge(10, [{ op: "str_ins", path: "/t", pos: 1, str: "X" }], 1);
+    expect(device.shown).toEqual({ t: "aXd bc!", n: 1 });
+    expect(device.changes).toMatchObject([
+      { seq: 2, base: 10, ops: [splice(6, 0, "!")] },
+      { seq: 3, base: 9 },
+    ]);
+    await device.stored(splice(0, 0, "?"));
+    expect(device.changes.at(-1)).toMatchObject({ seq: 4, base: 10, ops: [splice(0, 0, "?")] });
+  });
+
+  test("TX4: so it is by a page that starts anew, and by another tab", async () => {
+    const store = durableMemory();
+    const device = await guessing(store);
+    const follower = await new Device(store).start(false);
+    await follower.stored(splice(0, 0, "?"));
+    const after = await new Device(store).start();
+    after.open();
+    await after.resumed([]);
+    expect(after.changes).toMatchObject([{ seq: 1, base: 0, ops: [splice(1, 2, "X")] }]);
+    await after.acknowledge(10, [{ op: "str_ins", path: "/t", pos: 1, str: "X" }], 1);
+    expect(after.shown).toEqual({ t: "?aXd bc" });
+    expect(after.changes.at(-1)).toMatchObject({ seq: 2, base: 10, ops: [splice(0, 0, "?")] });
+    expect(device.core.clientId).toBe(after.core.clientId);
   });
 });
 

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Operation } from "../../src/core/wire";
+import type { Commit, Operation } from "../../src/core/wire";
 import { Device, durableMemory } from "../support/device";
 import { by, commit } from "../support/frames";
+import { TextServer } from "../support/texts";
 
 const set = (path: string, value: number): Operation => ({ op: "set", path, value });
 const type = (index: number, insert: string): Operation => ({
@@ -229,4 +230,86 @@ describe("one outbox for all tabs (protocol, 'The outbox')", () => {
       { numRuns: 150 },
     );
   });
+
+  test("B2, TX4: tabs and somebody else type into one text: each character once, in its order", async () => {
+    const step = fc.record({
+      who: fc.nat(3),
+      act: fc.constantFrom("type", "type", "type", "all", "look", "decide", "hear", "hear"),
+      back: fc.boolean(),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 60 }), async (steps) => {
+        const server = new TextServer();
+        const store = durableMemory();
+        const leader = await new Device(store).join({ t: "" });
+        const tabs = [
+          leader,
+          await new Device(store).start(false),
+          await new Device(store).start(false),
+        ];
+        const other = await new Device().join({ t: "" });
+        const writers = [...tabs, other];
+        for (const one of [leader, other]) server.seat(one.core.clientId);
+        const typed = writers.map(() => "");
+        const gone = new Set<string>();
+        let made = 0;
+        const down = new Map<Device, Commit[]>([leader, other].map((one) => [one, []]));
+
+        const write = (at: number, back = false) => {
+          const device = writers[at] as Device;
+          const text = String(device.shown?.t);
+          const last = typed[at]?.at(-1) ?? "";
+          const caret = last === "" ? text.length >> 1 : text.indexOf(last) + 1;
+          const next = text[caret];
+          // Nobody removes what is the last of somebody's: that is where they go on.
+          if (back && next !== undefined && !typed.some((own) => own.endsWith(next))) {
+            gone.add(next);
+            device.change({ op: "splice", path: "/t", index: caret, delete: 1, insert: "" });
+          }
+          const letter = String.fromCharCode(0x4e00 + made++);
+          typed[at] += letter;
+          device.change(type(caret, letter));
+        };
+        const decide = (device: Device) => {
+          for (const change of device.changes) {
+            const commit = server.decide(device.core.clientId, change);
+            if (commit) for (const list of down.values()) list.push(commit);
+          }
+          device.sent = [];
+        };
+        const hear = async (device: Device, count: number) => {
+          for (const commit of down.get(device)?.splice(0, count) ?? []) await device.frame(commit);
+        };
+
+        for (const { who, act, back } of steps) {
+          const device = writers[who] as Device;
+          const line = device === other ? other : leader;
+          if (act === "type") write(who, back);
+          if (act === "all") for (const at of writers.keys()) write(at);
+          if (act === "type" || act === "all") {
+            await Promise.all(writers.map((one) => one.settle()));
+          }
+          if (act === "look" && device !== other) await look(device);
+          if (act === "decide") decide(line);
+          if (act === "hear") await hear(line, 6);
+        }
+        for (let round = 0; round < 3; round++) {
+          for (const tab of tabs) await look(tab);
+          for (const one of [leader, other]) decide(one);
+          for (const one of [leader, other]) await hear(one, Number.POSITIVE_INFINITY);
+        }
+        for (const tab of tabs) await look(tab);
+        for (const { shown, core } of writers) {
+          expect(core.replica.pending).toEqual([]);
+          expect(shown).toEqual({ t: server.text });
+        }
+        for (const own of typed) {
+          const kept = [...own].filter((letter) => !gone.has(letter)).join("");
+          expect([...server.text].filter((letter) => own.includes(letter)).join("")).toBe(kept);
+        }
+        expect(server.text.length).toBe(made - gone.size);
+      }),
+      { numRuns: Number(process.env.TEXT_RUNS ?? 150) },
+    );
+  }, 60_000);
 });

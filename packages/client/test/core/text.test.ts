@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { carry, type Edit, plain, points, splice } from "../../src/core/text";
+import { carry, type Edit, joined, plain, points, splice } from "../../src/core/text";
 
 function applyEdits(text: string, edits: readonly Edit[]): string {
   return edits.reduce((now, { pos, str, len }) => {
@@ -55,6 +55,24 @@ describe("text (protocol, section 4)", () => {
   test("text put into a range that is being removed stays", () => {
     const [, carried] = carry([{ pos: 2, str: "NEW", len: 3 }], [{ pos: 0, len: 4 }]);
     expect(applyEdits("abNEWcd", carried)).toBe("NEW");
+  });
+
+  test("edits that go on from one another carry as one", () => {
+    expect(joined([1, 2, 3].map((pos) => ({ pos, str: "x", len: 1 })))).toEqual([
+      { pos: 1, str: "xxx", len: 3 },
+    ]);
+    expect(joined([5, 4, 4].map((pos) => ({ pos, len: 1 })))).toEqual([{ pos: 4, len: 3 }]);
+    fc.assert(
+      fc.property(fc.string({ unit: "grapheme", maxLength: 8 }), seeds, seeds, (text, a, b) => {
+        const first = fitting(text, a);
+        const then = fitting(text, b);
+        const before = applyEdits(text, first);
+        expect(applyEdits(text, joined(first))).toBe(before);
+        const [, carried] = carry(joined(first), then);
+        expect(applyEdits(before, carried)).toBe(applyEdits(before, carry(first, then)[1]));
+      }),
+      { numRuns: 2_000 },
+    );
   });
 
   test("a plain edit lies between the longest common beginning and end", () => {
