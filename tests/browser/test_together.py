@@ -25,6 +25,7 @@ from tests.support.example import (
     answer,
     back,
     callout,
+    connection,
     draft_on,
     gap,
     join,
@@ -169,6 +170,29 @@ async def test_a_selection_stays_on_its_letters(
     assert await selection(notes) == (9, 13)
     await here.keyboard.press("Backspace")
     await expect(there.locator("#notes")).to_have_value("zero one  three four")
+
+
+async def test_a_selection_stays_on_its_letters_when_much_comes_at_once(
+    browser: Browser, new_browser: NewBrowser, front: Front
+) -> None:
+    here = await start(browser, front.url)
+    notes = here.locator("#notes")
+    await notes.fill("one two three")
+    there = await join(new_browser(), here)
+    await expect(there.locator("#notes")).to_have_value("one two three")
+    await select(notes, 5, 7)
+    await here.context.set_offline(True)
+    front.cut()
+    await expect(connection(here)).to_have_text("Offline")
+    await back(there)
+    for place, letters in ((13, " four"), (0, "zero ")):
+        await select(there.locator("#notes"), place, place)
+        await there.keyboard.type(letters)
+    await there.keyboard.press("Delete")
+    await back(there)
+    await here.context.set_offline(False)
+    await expect(notes).to_have_value("zero ne two three four")
+    assert await selection(notes) == (9, 11)
 
 
 async def test_what_an_input_method_composes_is_left_alone_until_it_is_done(

@@ -30,19 +30,85 @@ export function spliceBetween(before: string, after: string, caret?: number): Sp
 export function carrySplice(splice: Splice, before: string, now: string): Splice[] {
   if (before === now) return [splice];
   const { index, remove, insert } = splice;
-  return carry(plain(before, now), spliced(index, remove, insert))[1].map(asSplice);
+  return carry(changes(before, now), spliced(index, remove, insert))[1].map(asSplice);
 }
 
 /** Where a position in a text is after the text became another. Text put in at it goes behind it. */
 export function carryPosition(position: number, before: string, after: string): number {
-  const [start, end] = alike(before, after);
-  if (position <= start) return position;
-  const rest = before.length - position;
-  return rest <= end ? after.length - rest : Math.min(position, after.length - end);
+  let at = points(before.slice(0, position));
+  for (const { pos, len, str } of changes(before, after)) {
+    if (at <= pos) continue;
+    at = str === undefined ? Math.max(pos, at - len) : at + len;
+  }
+  return [...after].slice(0, at).join("").length;
 }
 
 function asSplice({ pos, len, str }: Edit): Splice {
   return { index: pos, remove: str === undefined ? len : 0, insert: str ?? "" };
+}
+
+/** Texts that differ in more letters than this have little to do with each other. */
+const MOST = 400;
+
+/**
+ * What has become of a text, place by place: others may have been at several since it was last seen.
+ * The shortest way (Myers, "An O(ND) Difference Algorithm and Its Variations", 1986), within what
+ * lies between a common beginning and end.
+ */
+function changes(before: string, after: string): readonly Edit[] {
+  const whole = plain(before, after);
+  const [first] = whole;
+  // Only taken out, or only put in: that is one place.
+  if (whole.length < 2 || first === undefined) return whole;
+  const a = [...before].slice(first.pos, first.pos + first.len);
+  const b = [...(whole[1]?.str ?? "")];
+  const path = shortest(a, b);
+  if (path === null) return whole;
+  const edits: Edit[] = [];
+  let pos = first.pos;
+  let [x, y] = [0, 0];
+  for (const [nextX, nextY] of path) {
+    // Each step of the path is one letter less, or one more, and then letters that are the same.
+    if (nextX - x > nextY - y) edits.push({ pos, len: 1 });
+    else if (nextX - x < nextY - y) edits.push({ pos: pos++, str: b[y] ?? "", len: 1 });
+    pos += Math.min(nextX - x, nextY - y);
+    [x, y] = [nextX, nextY];
+  }
+  return edits;
+}
+
+type Point = readonly [x: number, y: number];
+
+/** The ends of the steps from one sequence to the other; null where there are too many of them. */
+function shortest(a: readonly string[], b: readonly string[]): Point[] | null {
+  const furthest: Map<number, number>[] = [];
+  let reached = new Map([[1, 0]]);
+  for (let d = 0; d <= MOST; d++) {
+    const next = new Map<number, number>();
+    for (let k = -d; k <= d; k += 2) {
+      const [down, right] = [reached.get(k + 1) ?? -1, reached.get(k - 1) ?? -1];
+      let x = k === -d || (k !== d && right < down) ? down : right + 1;
+      while (x < a.length && x - k < b.length && a[x] === b[x - k]) x++;
+      next.set(k, x);
+      if (x >= a.length && x - k >= b.length) return back([...furthest, next], k);
+    }
+    furthest.push(next);
+    reached = next;
+  }
+  return null;
+}
+
+function back(furthest: readonly ReadonlyMap<number, number>[], last: number): Point[] {
+  const path: Point[] = [];
+  let k = last;
+  for (let d = furthest.length - 1; d >= 0; d--) {
+    const x = furthest[d]?.get(k) ?? 0;
+    path.unshift([x, x - k]);
+    const before = furthest[d - 1];
+    const [down, right] = [before?.get(k + 1) ?? -1, before?.get(k - 1) ?? -1];
+    k += k === -d || (k !== d && right < down) ? 1 : -1;
+  }
+  return path;
 }
 
 /** How much two texts have in common at their beginning and at the end of the rest; no half pair. */
