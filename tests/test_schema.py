@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import pytest
 from annotated_types import MaxLen
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import TypedDict
 
 from reattach import Reattach, SessionModel
 from reattach.core.paths import parse
@@ -180,6 +190,120 @@ def test_what_does_not_fit_is_refused_with_its_path_and_pydantics_reason(
 def test_what_fits_is_committed(op: dict[str, Any]) -> None:
     made = rig(user_responses=[{"id": "r1"}])
     assert made.change("a", op)["type"] == "state_update"
+
+
+class Named(BaseModel):
+    id: str
+    name: Annotated[str, Text()] = Field("", alias="its-name")
+
+
+class Short(BaseModel):
+    model_config = ConfigDict(str_max_length=3)
+
+    text: str = ""
+    parts: list[str] = []
+
+
+class Pair(TypedDict):
+    most: Annotated[int, Max()]
+    text: NotRequired[Annotated[str, Text()]]
+
+
+@dataclasses.dataclass
+class Plain:
+    least: Annotated[int, Min()] = 0
+
+
+class Names(RootModel[dict[str, Named]]):
+    pass
+
+
+class Link(BaseModel):
+    next: Link | None = None
+    n: Annotated[int, Max()] = 0
+
+
+class Counted(BaseModel):
+    n: int = 2
+
+    @computed_field
+    def twice(self) -> int:
+        return self.n * 2
+
+
+class Odd(SessionModel):
+    words: list[str] = []
+    named: list[Named] = []
+    short: Short = Short()
+    pair: Pair = {"most": 1}
+    plain: Plain = Plain()
+    names: Names = Names({})
+    link: Link = Link(next=Link())
+    numbers: dict[int, str] = {}
+    counted: Counted = Counted()
+
+
+ODD = ModelSchema(Odd)
+
+
+def test_policies_of_types_that_are_no_plain_models() -> None:
+    """Rule SC1. Regression: a model that has itself in it had its later fields without policies."""
+    assert ODD.fields.named() == {
+        "/named/*/its-name": "text",
+        "/pair/most": "max",
+        "/pair/text": "text",
+        "/plain/least": "min",
+        "/names/*/its-name": "text",
+        "/link/n": "max",
+        "/link/next/n": "max",
+    }
+    assert ODD.fields.at(parse("/link/next/next/next/n")) == "max"
+
+
+@pytest.mark.parametrize(
+    ("op", "path"),
+    [
+        (insert("/words", 1), "/words/0"),
+        (insert("/named", {"its-name": "no id"}), "/named/0/id"),
+        (insert("/named", {"id": "1", "its-name": 1}), "/named/#1/its-name"),
+        (put("/short/text", "long"), "/short/text"),
+        (insert("/short/parts", "long"), "/short/parts/0"),
+        (put("/pair/other", 1), "/pair/other"),
+        (put("/plain/least", "x"), "/plain/least"),
+        (put("/names/k", {"id": 1}), "/names/k/id"),
+        (put("/link/next/n", "x"), "/link/next/n"),
+        (put("/numbers/x", "y"), "/numbers/x"),
+    ],
+)
+def test_what_was_written_is_checked_wherever_it_lies(op: dict[str, Any], path: str) -> None:
+    """Rule SC3. Regression: an element without an id was not, nor was what a setting of the model
+    around it forbids.
+    """
+    made = Rig(ODD.begin({}), schema=ODD)
+    frame = made.change("a", op)
+    assert frame["code"] == "schema_mismatch", frame
+    assert frame["path"] == path
+
+
+def test_what_is_computed_is_no_part_of_a_state() -> None:
+    """Regression: it was among the defaults, and stood there for ever after."""
+    assert ODD.begin({})["counted"] == {"n": 2}
+
+
+def test_a_field_has_one_name() -> None:
+    class Two(SessionModel):
+        name: str = Field("", validation_alias="read")
+
+    with pytest.raises(TypeError, match="one `alias`"):
+        ModelSchema(Two)
+
+
+def test_defaults_of_many_elements_take_no_time() -> None:
+    """Rule SC2. Regression: pydantic read the type of each default of each element anew."""
+    begun = time.process_time()
+    state = SCHEMA.begin({"user_responses": [{"id": str(n)} for n in range(5_000)]})
+    assert time.process_time() - begun < 1
+    assert state["user_responses"][-1] == {"id": "4999", "answer": "", "score": 0}
 
 
 def test_an_insert_into_a_full_list_is_refused() -> None:

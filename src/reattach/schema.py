@@ -16,16 +16,19 @@ itself, and what lies around it as far as that has validators of its own.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import msgspec
 from annotated_types import MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from reattach.core.index import ANONYMOUS
 from reattach.core.paths import Path, join, parse
 from reattach.core.policy import ANY, Field, Policy
 from reattach.core.schema import Rename, rename_in
@@ -158,11 +161,12 @@ _LISTS = (list, set, frozenset, tuple, Sequence)
 class _Spot(Field):
     """A place in a schema with what a value there must be."""
 
-    __slots__ = ("_adapter", "alone", "closed", "least", "most", "needed", "type")
+    __slots__ = ("_adapter", "_config", "alone", "closed", "least", "most", "needed", "type")
 
-    def __init__(self, kind: Any, policy: str) -> None:
+    def __init__(self, kind: Any, policy: str, config: ConfigDict) -> None:
         super().__init__(policy)
         self.type = kind
+        self._config = config
         self.alone = True
         """Whether what lies in it can be checked without it."""
         self.closed = False
@@ -174,9 +178,12 @@ class _Spot(Field):
         self._adapter: TypeAdapter[Any] | None = None
 
     def check(self, value: Any) -> None:
+        """Raise `ValidationError`, its locations below a 0, where a value does not fit."""
         if self._adapter is None:
-            self._adapter = TypeAdapter(self.type)
-        self._adapter.validate_json(msgspec.json.encode(value), strict=True)
+            # A tuple of one: what is in it has the settings of the model that it is a field of.
+            kind: Any = types.GenericAlias(tuple, (self.type,))
+            self._adapter = TypeAdapter(kind, config=self._config)
+        self._adapter.validate_json(b"[%b]" % msgspec.json.encode(value), strict=True)
 
     def child(self, token: str) -> _Spot | None:
         found = self.fields.get(token) or self.fields.get(ANY)
@@ -191,8 +198,10 @@ class ModelSchema:
         self.name = model.schema_name or model.__name__
         self.version = model.schema_version
         self.step: Path | None = None
-        self._fields_of: dict[Any, dict[str, Field]] = {}
-        self._root = self._spot(model, (), ())
+        self._fields_of: dict[Any, MutableMapping[str, Field]] = {}
+        self._around: dict[Any, _Spot] = {}
+        """The containers and unions that are being read, by their type."""
+        self._root = self._spot(model, (), (), {})
         self.fields: Field = self._root
         self.renames: Mapping[int, Sequence[Rename]] = {
             version: [_rename(model, old, new) for old, new in names.items()]
@@ -239,6 +248,8 @@ class ModelSchema:
         value: Any = state
         done: list[str] = []
         for token in path:
+            if token == ANONYMOUS and type(value) is list:
+                break  # which of its elements it was is not told
             inner = spot.child(token)
             there, found = _look(value, token)
             if type(value) is list or (type(value) is dict and not spot.closed):
@@ -261,12 +272,12 @@ class ModelSchema:
             spot.check(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            named = _named(value, done, first["loc"], missing=first["type"] == "missing")
+            named = _named(value, done, first["loc"][1:], missing=first["type"] == "missing")
             raise _mismatch(named, first["msg"]) from None
 
     # Reading a model
 
-    def _spot(self, kind: Any, metadata: Sequence[Any], path: Path) -> _Spot:
+    def _spot(self, kind: Any, metadata: Sequence[Any], path: Path, config: ConfigDict) -> _Spot:
         bare, inner = _unwrapped(kind)
         metadata = [*metadata, *inner]
         policy = Policy.LATEST
@@ -275,7 +286,12 @@ class ModelSchema:
                 policy = mark.policy
             elif isinstance(mark, Step):
                 self.step = path
-        spot = _Spot(Annotated[(kind, *metadata)] if metadata else kind, policy)
+        spot = _Spot(Annotated[(kind, *metadata)] if metadata else kind, policy, config)
+        around = self._around.get(bare)
+        if around is not None:
+            # A named type that has itself in it: checked with what is around it.
+            spot.fields, spot.alone = around.fields, False
+            return spot
         own = [mark for mark in metadata if not isinstance(mark, _Marker | Step)]
         for mark in own:
             if isinstance(mark, MinLen):
@@ -284,27 +300,46 @@ class ModelSchema:
                 spot.most = mark.max_length
             else:
                 spot.alone = False
-        self._fill(spot, bare, path)
+        if typing.get_args(bare):
+            self._around[bare] = spot
+        self._fill(spot, bare, path, config)
+        self._around.pop(bare, None)
         return spot
 
-    def _fill(self, spot: _Spot, kind: Any, path: Path) -> None:
+    def _fill(self, spot: _Spot, kind: Any, path: Path, config: ConfigDict) -> None:
         """Give a spot its fields, by its type without annotations."""
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, RootModel):
+            info = kind.model_fields["root"]
+            inner = self._spot(info.annotation, info.metadata, path, kind.model_config)
+            spot.fields, spot.alone = inner.fields, False
+            if spot.policy == Policy.LATEST:
+                spot.policy = inner.policy
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
             self._fill_model(spot, kind, path)
+        elif dataclasses.is_dataclass(kind) or hasattr(kind, "__required_keys__"):
+            # Their fields merge as they are marked, and are checked together.
+            spot.alone = False
+            spot.fields = self._fields_of.get(kind, {})
+            if kind not in self._fields_of:
+                self._fields_of[kind] = spot.fields
+                for name, hint in _hints(kind).items():
+                    spot.fields[name] = self._spot(hint, (), (*path, name), config)
         elif origin in _LISTS and arguments:
             if origin is not tuple or arguments[1:] == (Ellipsis,):
-                spot.fields[ANY] = self._spot(arguments[0], (), (*path, ANY))
+                spot.fields[ANY] = self._spot(arguments[0], (), (*path, ANY), config)
         elif origin in {dict, Mapping} and len(arguments) == 2:
-            spot.fields[ANY] = self._spot(arguments[1], (), (*path, ANY))
+            spot.fields[ANY] = self._spot(arguments[1], (), (*path, ANY), config)
+            spot.alone = spot.alone and arguments[0] is str
         elif origin in {typing.Union, types.UnionType}:
             branches = [one for one in arguments if one is not type(None)]
+            # Not copied: a branch may be a model that is still being read.
+            spot.fields = fields = ChainMap[str, Field]()
             for branch in branches:
-                inner = self._spot(branch, (), path)
+                inner = self._spot(branch, (), path, config)
                 if spot.policy == Policy.LATEST:
                     spot.policy = inner.policy
-                for token, field in inner.fields.items():
-                    spot.fields.setdefault(token, field)
+                fields.maps.append(inner.fields)
                 if len(branches) == 1:
                     bounded = inner.least > 0 or inner.most is not None
                     spot.alone = spot.alone and inner.alone and not bounded
@@ -320,9 +355,13 @@ class ModelSchema:
             or decorators.root_validators
             or decorators.field_validators
             or decorators.validators
+            or model.model_config.keys() & {"populate_by_name", "validate_by_name"}
+            or "__pydantic_extra__" in vars(model).get("__annotations__", {})
         ):
             # They belong to the model: have it run them.
             spot.alone = False
+        # Its fields have what it is called by, and its model is no field's.
+        config = cast("ConfigDict", {**model.model_config, "alias_generator": None})
         known = self._fields_of.get(model)
         if known is not None:
             spot.fields = known
@@ -330,7 +369,12 @@ class ModelSchema:
         spot.fields = self._fields_of[model] = {}
         for name, info in model.model_fields.items():
             token = _alias(name, info)
-            inner = self._spot(info.annotation, info.metadata, (*path, token))
+            if token is None:
+                raise TypeError(
+                    f"expected {model.__name__}.{name} to be called the same when it is read and"
+                    " written, by one name: give it one `alias`"
+                )
+            inner = self._spot(info.annotation, info.metadata, (*path, token), config)
             inner.needed = info.is_required()
             spot.fields[token] = inner
 
@@ -344,12 +388,24 @@ def _unwrapped(kind: Any) -> tuple[Any, list[Any]]:
             metadata += more
         elif hasattr(kind, "__value__"):
             kind = kind.__value__
+        elif typing.get_origin(kind) in {typing.Required, typing.NotRequired}:
+            kind = typing.get_args(kind)[0]
         else:
             return kind, metadata
 
 
-def _alias(name: str, info: FieldInfo) -> str:
-    return info.alias or name
+def _alias(name: str, info: FieldInfo) -> str | None:
+    """Return what a field is called in a state, None where that is not one name."""
+    read, written = info.validation_alias or name, info.serialization_alias or name
+    return written if read == written else None
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the annotations of a dataclass or a typed dict, none where they cannot be resolved."""
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except NameError:
+        return {}
 
 
 def _look(value: Any, token: str) -> tuple[bool, Any]:
@@ -392,20 +448,28 @@ def _mismatch(path: Sequence[str], reason: str) -> ChangeRefused:
     return ChangeRefused(reason, code="schema_mismatch", path=join(path))
 
 
+@functools.cache
+def _adapter(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(model.model_fields[name].annotation or Any)
+
+
 def _complete(kind: Any, value: Any) -> Any:
     """Return a value with the defaults of what its models have and it lacks."""
     bare, _ = _unwrapped(kind)
     origin, arguments = typing.get_origin(bare), typing.get_args(bare)
+    if isinstance(bare, type) and issubclass(bare, RootModel):
+        return _complete(bare.model_fields["root"].annotation, value)
     if isinstance(bare, type) and issubclass(bare, BaseModel) and type(value) is dict:
         complete = dict(value)
         for name, info in bare.model_fields.items():
-            token = _alias(name, info)
+            token = info.serialization_alias or name
             if token in complete:
                 complete[token] = _complete(info.annotation, complete[token])
             elif not info.is_required():
-                default = info.get_default(call_default_factory=True, validated_data={})
-                adapter: TypeAdapter[Any] = TypeAdapter(info.annotation or Any)
-                complete[token] = adapter.dump_python(default, mode="json", by_alias=True)
+                default = info.get_default(call_default_factory=True, validated_data=complete)
+                complete[token] = _adapter(bare, name).dump_python(
+                    default, mode="json", by_alias=True, round_trip=True
+                )
         return complete
     if origin is list and arguments and type(value) is list:
         return [_complete(arguments[0], item) for item in value]

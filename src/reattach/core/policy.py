@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Final
 
 from reattach.core.document import ABSENT, Absent
@@ -40,7 +40,7 @@ class Field:
 
     def __init__(self, policy: str = Policy.LATEST) -> None:
         self.policy = policy
-        self.fields: dict[str, Field] = {}
+        self.fields: MutableMapping[str, Field] = {}
         """By token; `ANY` is for those that have no entry of their own."""
 
     def find(self, path: Path) -> Field | None:
