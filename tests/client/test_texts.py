@@ -199,6 +199,29 @@ def test_what_may_be_refused_covers_nothing() -> None:
     assert has(device.changes[0], seq=1, base=0, epoch="E", ops=[splice("/t", 0, 0, "one")])
 
 
+def test_what_is_made_anew_behind_a_change_that_stays_waits_for_it() -> None:
+    """Rules E1, TX5."""
+    device = typing("ab", splice("/t", 2, 0, "1"))
+    device.change(set_("/n", 1), splice("/t", 3, 0, "2"))
+    device.change(splice("/t", 4, 0, "3"))
+    device.close(1006)
+    device.reopen()
+    device.welcome({"t": "ab", "list": []}, epoch="F", version=4)
+    device.open()
+    device.sent = []
+    device.resumed(epoch="F")
+    # Each is sent as it reads when the one before it is decided.
+    version = 4
+    for seq, (at, text) in enumerate([(2, "1"), (3, "2"), (4, "3")], 1):
+        assert [change["seq"] for change in device.changes] == list(range(1, seq + 1))
+        version += 1
+        more = [added("/n", 1)] if text == "2" else []
+        device.acknowledge(version, seq, *more, ins("/t", at, text))
+    assert has(device.changes[2], epoch="F", base=6, ops=[splice("/t", 4, 0, "3")])
+    assert device.shown["t"] == "ab123"
+    assert device.core.status.saved
+
+
 def test_a_welcome_with_the_whole_state_is_a_commit_of_all_that_was_missed() -> None:
     """Rules TX2, TX4."""
     device = typing("ab", splice("/t", 1, 0, "1"), splice("/t", 3, 0, "2"))

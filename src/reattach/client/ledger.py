@@ -251,10 +251,9 @@ class Ledger:
         for pending in gone:
             replica.remove(pending)
         self._renew(replica.pending)
-        replica.doubts = False
+        self._doubt(replica.pending)
         for seq, pending in enumerate(replica.pending, 1):
             pending.change = {**pending.change, "seq": seq}
-            pending.unsure = ""
             pending.stored = False
         self.client_id = self._new_id()
         self._named = False
@@ -269,11 +268,10 @@ class Ledger:
         replica = self.replica
         if not replica.doubts or any(one.unsure == "view" for one in replica.pending):
             return
-        replica.doubts = False
         late = list(dropwhile(lambda one: not one.unsure, replica.pending))
         self._renew(late)
+        self._doubt(late)
         for pending in late:
-            pending.unsure = ""
             pending.stored = False
             self._dirty.puts[pending.change["seq"]] = pending
 
@@ -304,6 +302,17 @@ class Ledger:
                 held |= {path for path in edited if any(covers(op, path) for op in view)}
             else:
                 whole += view
+
+    def _doubt(self, changes: Sequence[Pending]) -> None:
+        """Mark what could not be renewed, and what is behind that: how it reads is a guess."""
+        now = self.replica.epoch, self.replica.version
+        doubts = False
+        for pending in changes:
+            edits = bool(spliced([pending.view]))
+            renewed = (pending.change["epoch"], pending.change["base"]) == now
+            pending.unsure = "" if not edits else "change" if doubts else "" if renewed else "view"
+            doubts = doubts or pending.unsure == "view"
+        self.replica.doubts = doubts
 
     def agrees(self, seq: int, at: int | None) -> bool:
         """Whether the server's last decided number is one that this client knows."""
