@@ -182,7 +182,7 @@ def test_a_draft_is_no_answer() -> None:
         ([{"op": "replace", "path": "", "value": {}}], True),
         ([{"op": "replace", "path": "/user_responses/0/answer/0/name", "value": "T"}], True),
         ([{"op": "replace", "path": "/context/syntax", "value": "json"}], True),
-        ([{"op": "add", "path": "/context/settled/c1", "value": {}}], False),
+        ([{"op": "str_ins", "path": "/notes", "pos": 0, "str": "x"}], False),
         ([{"op": "move", "from": "/user_responses/1", "path": "/user_responses/0"}], True),
     ],
 )
