@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import enum
@@ -442,6 +443,19 @@ async def test_a_session_is_upgraded_when_it_is_loaded_by_a_commit(store: Memory
     # The log alone says the same.
     async with server(store, New) as again:
         assert (await again.sessions.get("s")).state == found.state
+
+
+async def test_two_nodes_upgrade_a_session_at_once(store: MemoryStore) -> None:
+    """Rule SC4. Regression: the one that came second answered that it could not be opened."""
+    for name in ("a", "b", "c"):
+        async with server(store, Old) as old:
+            state = {"answers": [{"id": "1", "text": "x"}]}
+            await old.sessions.create(state, user_id="local", session_id=name, schema="draft")
+        async with server(store, New) as one, server(store, New) as two:
+            first, second = await asyncio.gather(one.sessions.get(name), two.sessions.get(name))
+            assert first.state == second.state
+            assert first.version == second.version == 1
+            assert first.state["responses"] == [{"id": "1", "answer": "x"}]
 
 
 async def test_an_older_node_does_not_load_a_session_of_a_newer_schema(store: MemoryStore) -> None:

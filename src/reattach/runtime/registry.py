@@ -203,7 +203,13 @@ class Registry:
             bus=self._bus,
         )
         if schema is not None and (loaded.session.schema_version or 1) < schema.version:
-            await self._upgrade(host, schema)
+            try:
+                await self._upgrade(host, schema)
+            except Unavailable:
+                if not await self._upgraded(session_id, schema):
+                    raise
+                # Another node, which loaded it at the same moment, was quicker.
+                return await self._open(session_id)
         self.hosts[session_id] = host
         return host
 
@@ -239,6 +245,14 @@ class Registry:
                 path=refused.path,
             )
             raise Unavailable("the session's schema is being changed: come back") from refused
+
+    async def _upgraded(self, session_id: str, schema: Schema) -> bool:
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                found = await self.store.session(session_id)
+        except (TimeoutError, StoreError):
+            return False
+        return isinstance(found, SessionRecord) and found.schema_version == schema.version
 
     async def request(
         self,
