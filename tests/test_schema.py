@@ -30,6 +30,7 @@ from reattach.core.session import Proposal
 from reattach.errors import ChangeRefused
 from reattach.runtime.registry import User
 from reattach.schema import Ask, First, Max, Min, ModelSchema, Step, Text, Union, upgrade
+from reattach.store.base import CommitRecord
 from reattach.store.memory import MemoryStore
 from reattach.wire import Op
 from tests.core.rig import Rig, insert, put, splice, unset
@@ -508,6 +509,32 @@ def test_who_wrote_what_is_known_by_its_new_name() -> None:
         ("/responses/#1/answer", "by b", "by a")
     ]
     assert made.conflicts("b", put("/title", "new"), base=0, at=15) == []
+
+
+def test_a_conflict_is_called_by_its_new_name() -> None:
+    """Rules SC4, RS1. Regression: it kept the old path, where nothing can be written."""
+    schema = ModelSchema(New)
+    made = Rig({"answers": [{"id": "1", "text": "x"}], "title": ""})
+    made.change("a", put("/answers/#1/text", "by a"), base=0, at=10)
+    made.change("b", put("/answers/#1", {"id": "1", "text": "by b"}), base=0, at=20)
+    made.session.schema, made.session.fields = schema, schema.fields
+    made.client("server")
+    made.session.cut()
+    upgraded = made.session.decide(
+        Proposal(client_id="server", seq=1, at=30, corrected=30, upgrades=True)
+    )
+    assert isinstance(upgraded, CommitRecord)
+    made.log.append(upgraded)
+    made.session.land()
+    (conflict,) = made.session.unsettled.values()
+    assert conflict.path == "/responses/#1/answer"
+    again = made.reload()
+    assert again.unsettled.keys() == made.session.unsettled.keys()
+    assert again.unsettled[conflict.id].path == conflict.path
+    assert again.unresolved[conflict.path, "a", "b"] == (conflict.id, 1, None)
+    resolve = {"op": "resolve", "conflict_id": conflict.id, "keep": "lost"}
+    assert made.change("c", resolve)["type"] == "state_update"
+    assert made.state["responses"] == [{"id": "1", "answer": "by a"}]
 
 
 # Clients of another version

@@ -64,7 +64,7 @@ def _rename(op: Op, old: Path, new: Path) -> Op:
         tokens = path[: len(old)]
         path = (*_named(new, old, tokens), *path[len(old) :])
         return msgspec.structs.replace(op, path=join(path))
-    if op.op in {"set", "insert"} and op.value is not msgspec.UNSET:
+    if op.op in {"set", "insert", "test"} and op.value is not msgspec.UNSET:
         # An element's own token is not in an insert's path.
         at = (*path, "#") if op.op == "insert" else path
         if len(at) < len(old) and _covers(old[: len(at)], at):

@@ -20,7 +20,7 @@ from reattach.core.merge import Author, Lost, Merge, Side, add, replay
 from reattach.core.patch import step
 from reattach.core.paths import join, parse
 from reattach.core.policy import Field, Policy
-from reattach.core.schema import Schema
+from reattach.core.schema import Schema, renamed
 from reattach.core.texts import Texts
 from reattach.core.values import check
 from reattach.errors import ChangeRefused
@@ -269,7 +269,7 @@ class Session:
         )
         settled: list[Conflict] = []
         if proposal.upgrades:
-            self._upgrade(merge)
+            settled += self._upgrade(merge)
         elif proposal.resolve is not None:
             settled.append(self._resolve(merge, proposal.resolve))
         elif proposal.edit is not None:
@@ -324,7 +324,10 @@ class Session:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
         return record
 
-    def _upgrade(self, merge: Merge) -> None:
+    def _upgrade(self, merge: Merge) -> list[Conflict]:
+        """Make the state one of the schema's present version; return the conflicts that are called
+        otherwise by it.
+        """
         schema, version = self.schema, self.record.schema_version or 1
         if schema is None or version >= schema.version:
             raise ChangeRefused("the state is of the newest version", code="upgraded")
@@ -335,6 +338,17 @@ class Session:
             for one in schema.renames.get(later, ())
         ]
         merge.become(schema.upgrade(copy, version), renames)
+        moved: list[Conflict] = []
+        for conflict in list(self.unsettled.values()):
+            kept = _renamed_side(schema, version, conflict.path, conflict.kept)
+            lost = _renamed_side(schema, version, conflict.path, conflict.lost)
+            path = renamed(schema, version, [Op(op="unset", path=conflict.path)])[0].path
+            again = msgspec.structs.replace(conflict, path=path, kept=kept, lost=lost)
+            if again != conflict:
+                moved.append(again)
+                self._keep(again)
+                self._enter(again)
+        return moved
 
     def _check_schema(self, merge: Merge, proposal: Proposal) -> None:
         if self.schema is None or proposal.upgrades:
@@ -498,12 +512,17 @@ class Session:
         if conflict.status == "resolved":
             return
         self.unsettled[conflict.id] = conflict
+        self._enter(conflict)
+
+    def _enter(self, conflict: Conflict) -> None:
+        """Have a record be the one of its path and pair of clients, unless a newer one is."""
+        pair = _pair(conflict)
         if pair is not None:
             version = conflict.lost.version
             base = conflict.lost.base if isinstance(conflict.lost.base, int) else None
             entry = (conflict.id, version if isinstance(version, int) else 0, base)
             if self.unresolved.get(pair, entry)[1] <= entry[1]:
-                self.unresolved[pair] = entry
+                self._assign(self.unresolved, pair, entry)
 
     def _side(self, side: Side) -> ConflictSide:
         return ConflictSide(
@@ -612,6 +631,15 @@ class Session:
     def _trim(self) -> None:
         while self.tail and self.tail_bytes - len(self.tail[0][1]) >= self.document.weight:
             self.tail_bytes -= len(self.tail.popleft()[1])
+
+
+def _renamed_side(schema: Schema, version: int, path: str, side: ConflictSide) -> ConflictSide:
+    """Return a side whose value has today's names."""
+    if side.value is msgspec.UNSET:
+        return side
+    before = _value(side)
+    (op,) = renamed(schema, version, [Op(op="set", path=path, value=before)])
+    return side if op.value == before else msgspec.structs.replace(side, value=op.value)
 
 
 def _pair(conflict: Conflict) -> _Pair | None:
