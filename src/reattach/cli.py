@@ -26,9 +26,10 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from reattach import logs
-from reattach.errors import ReattachError
+from reattach.errors import BadSetting, ReattachError
 from reattach.server.app import Reattach
 from reattach.server.uvicorn_ws import UvicornProtocol
+from reattach.settings import Settings
 from reattach.typescript import of_model
 
 __all__ = ["main"]
@@ -60,6 +61,7 @@ class Auth(Enum):
     """How users are known when the application has no `authenticate` of its own."""
 
     NONE = "none"
+    JWT = "jwt"
 
 
 class LogLevel(Enum):
@@ -110,18 +112,33 @@ def serve(
         typer.Option(help="The Reattach object to serve, as package.module:attribute."),
     ] = None,
     auth: Annotated[
-        Auth, typer.Option(help="How users are known without an application's authenticate.")
-    ] = Auth.NONE,
+        Auth | None,
+        typer.Option(
+            help="How users are known without an application's authenticate: none, this machine's"
+            " one user; jwt, by JSON Web Tokens (REATTACH_JWT_SECRET, REATTACH_JWT_PUBLIC_KEY or"
+            " REATTACH_JWT_JWKS_URL).  [default: none]",
+            show_default=False,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An origin whose pages may use the server, beside its own, such as"
+            " https://app.example.org. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(help="What to log, from this level on.")
     ] = LogLevel.INFO,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON lines.")] = False,
 ) -> None:
     """Serve sessions until SIGTERM or SIGINT."""
-    del auth  # there is one way only, and `_load` says where it does not go
     logs.configure(log_level.value, json=json_logs)
     with _in_one_line():
-        served = _load(app, database)
+        served = _load(app, database, auth)
+        if allow_origin:
+            served.allow_origins(allow_origin)
         _check_host(served, host)
         sockets = _bind(host, port)
         server = _Server(served, sockets, partial(_say_ready, host, sockets))
@@ -180,7 +197,7 @@ def _in_one_line() -> Iterator[None]:
         raise typer.Exit(refused.code) from None
     except ReattachError as error:
         _err.print(f"reattach: {error.message}", markup=False)
-        raise typer.Exit(_CANNOT) from None
+        raise typer.Exit(_WRONG if isinstance(error, BadSetting) else _CANNOT) from None
 
 
 class _Server(uvicorn.Server):
@@ -275,19 +292,24 @@ def _check_host(served: Reattach, host: str) -> None:
         raise _Refused(
             f"expected a loopback host (127.0.0.1, ::1 or localhost), got {host}: without"
             " authentication (--auth none) whoever reaches the server may read and write"
-            " everything. Serve an --app whose Reattach has an authenticate",
+            " everything. Serve with --auth jwt, or an --app whose Reattach has an authenticate",
             _WRONG,
         )
 
 
-def _load(app: str | None, database: str | None) -> Reattach:
+def _load(app: str | None, database: str | None, auth: Auth | None) -> Reattach:
     try:
-        served = Reattach(database=database) if app is None else _import(app)
+        if app is None:
+            said = {} if auth is None else {"auth": auth.value}
+            return Reattach(database=database, settings=Settings.model_validate(said))
+        served = _import(app)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "REATTACH_" + "_".join(str(part) for part in first["loc"]).upper()
         raise _Refused(f"{name}: {first['msg']}", _WRONG) from None
-    if app is not None and database is not None:
+    if auth is Auth.JWT:
+        served.use_tokens()
+    if database is not None:
         served.use_database(database)
     return served
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AlreadyExists",
     "BadRequest",
+    "BadSetting",
     "ChangeRefused",
     "DatabaseHeld",
     "Forbidden",
@@ -48,6 +49,12 @@ class BadRequest(ReattachError):
 
     code = "bad_request"
     status = 400
+
+
+class BadSetting(ReattachError):
+    """What the server was set to cannot be: mend the setting, then start it again."""
+
+    code = "bad_setting"
 
 
 class NotAuthenticated(ReattachError):

@@ -6,16 +6,48 @@ protocol's (`docs/protocol.md`, sections 5 and 8).
 
 from __future__ import annotations
 
+import re
+from typing import Annotated, Final, Literal
+
 import msgspec
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from reattach.core.limits import Limits
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "origin_of"]
 
 _KIB = 1024
 _MIB = 1024 * _KIB
 _DEFAULT = Limits()
+_ORIGIN: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
+)
+_PORTS: Final = {"http": "80", "https": "443"}
+
+
+def _origins(value: object) -> object:
+    """Read origins, which an environment variable has with commas between."""
+    if isinstance(value, str):
+        value = [one for one in value.split(",") if one.strip()]
+    return tuple(map(origin_of, value)) if isinstance(value, (list, tuple)) else value
+
+
+def origin_of(value: object) -> str:
+    """Return an origin as browsers write it: in lower case, without its scheme's own port.
+
+    Raises `ValueError` for what is none.
+    """
+    text = value.strip().lower() if isinstance(value, str) else ""
+    found = _ORIGIN.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"expected an origin such as https://app.example.org, without a path and with no *,"
+            f" got {value!r}"
+        )
+    scheme, host, port = found.groups()
+    usual = port is None or _PORTS.get(scheme) == port
+    return f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}"
 
 
 class Settings(BaseSettings):
@@ -25,6 +57,27 @@ class Settings(BaseSettings):
 
     database: str = "sqlite:///reattach.db"
     """Where sessions live: ``sqlite:///`` and a file's path."""
+
+    auth: Literal["none", "jwt"] = "none"
+    """Who is let in where the application has no ``authenticate``: ``none``, this machine's one
+    user; ``jwt``, whoever has a valid JSON Web Token, as its ``sub`` names."""
+    jwt_secret: SecretStr | None = None
+    """What tokens are signed with (HS256): at least 32 bytes. One of this and the next two."""
+    jwt_public_key: str | None = None
+    """The public key of whoever signs tokens, as PEM or as the path of its file."""
+    jwt_jwks_url: str | None = None
+    """Where the public keys of whoever signs tokens are (a JWK Set)."""
+    jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] | None = None
+    """The one algorithm of tokens. A secret and a public key say it themselves."""
+    jwt_issuer: str | None = None
+    """What ``iss`` has to be."""
+    jwt_audience: str | None = None
+    """What ``aud`` has to be or to hold. A token with an ``aud`` is refused without it."""
+    jwt_leeway_ms: Annotated[int, Field(ge=0)] = 0
+    """How far the clock of whoever signs may be away from ours."""
+    allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = ()
+    """The origins whose pages may use the server, beside its own; in the environment with commas
+    between."""
 
     heartbeat_interval_ms: int = _DEFAULT.heartbeat_interval_ms
     """Silence after which a sign of life is sent, either way."""

@@ -56,14 +56,21 @@ __all__ = ["Identify", "Registry", "User"]
 log = structlog.get_logger("reattach.registry")
 
 _TICK_MS = 1_000
+_LOOK_MS = 30_000
+"""How long, at most, a clock is trusted to run on evenly until a token expires."""
 _ATTEMPTS = 10
 """How often the log is read on, while others write faster, before a state is sent instead."""
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who somebody is: ``id`` is any string up to 255 bytes."""
+    """Who somebody is: ``id`` is any string up to 255 bytes.
+
+    ``expires_at``, in milliseconds since 1970, is when this has to be shown anew: connections are
+    closed then (4401). None: never.
+    """
 
     id: str
+    expires_at: int | None = None
 
 
 Identify = Callable[[str | None], Awaitable[User]]
@@ -529,6 +536,7 @@ class Registry:
         With ``backlog`` it gets exactly the commits after ``hello.version`` instead of a welcome,
         where that is of the present epoch and they weigh at most so many bytes.
         """
+        self._expire(connection, user.expires_at)
         created = await self._create_missing(session_id, user, hello)
         host, connection.role = await self.admit(session_id, user)
         while await self._begins_epoch(host, connection, hello):
@@ -579,6 +587,7 @@ class Registry:
         """Let a line in that only reads: with exactly the commits after ``version``, where that
         is of the present epoch and they weigh at most ``backlog`` bytes, else with the state.
         """
+        self._expire(connection, user.expires_at)
         host, connection.role = await self.admit(session_id, user)
         connection.user_id = user.id
         host.pins += 1
@@ -718,6 +727,21 @@ class Registry:
             connection.line.ping()
         elif wants == "close":
             self._hang_up(connection, Close.NO_HEARTBEAT, "expected a sign of life")
+
+    def _expire(self, connection: Connection, expires_at: int | None) -> None:
+        """Close a line when its user's token expires.
+
+        The clock is looked at again and again: it may be set, or the machine may have slept.
+        """
+        if expires_at is None or connection not in self.connections:
+            return
+        left = expires_at - self.clock.now()
+        if left <= 0:
+            why = "the token has expired: come back with a fresh one"
+            self._hang_up(connection, Close.NOT_AUTHENTICATED, why)
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(min(left, _LOOK_MS) / 1000, self._expire, connection, expires_at)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -16,14 +16,16 @@ from fastapi import FastAPI
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from reattach.errors import StoreError, Unavailable
+from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, rest, ws
 from reattach.server.auth import Auth, Authenticate
+from reattach.server.cors import Cors
+from reattach.server.tokens import Tokens
 from reattach.sessions import Sessions
-from reattach.settings import Settings
+from reattach.settings import Settings, origin_of
 from reattach.store.base import Store
 from reattach.store.sqlite import SQLiteStore
 
@@ -69,16 +71,19 @@ class Reattach:
         """Describe the server; nothing is opened yet.
 
         ``database`` (a URL, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``) goes before
-        the one in ``settings``; a ``store`` goes before both. Without ``authenticate`` there is one
-        user, and only this machine is let in. ``lifespan(reattach)`` is entered when sessions are
+        the one in ``settings``; a ``store`` goes before both. ``authenticate`` says who is there;
+        without it, tokens do (``Settings.auth`` is ``jwt``), or there is one user and only this
+        machine is let in. ``lifespan(reattach)`` is entered when sessions are
         at hand and left before they are closed. ``schemas`` are the models of what sessions may
         hold (`reattach.schema`), which clients name when they create one.
         """
         self.settings = Settings() if settings is None else settings
-        self.authenticate = authenticate
         self.schemas = tuple(ModelSchema(model) for model in schemas)
         self.clock = SystemClock() if clock is None else clock
-        self.auth = Auth(authenticate)
+        self.authenticate = authenticate
+        self.auth = Auth(authenticate, self.settings.allow_origins)
+        if self.settings.auth == "jwt":
+            self.use_tokens()
         self.sessions = Sessions(self.running)
         self._store = store
         self.lifespan = lifespan
@@ -96,6 +101,7 @@ class Reattach:
             redoc_url=None,
         )
         problems.install(self.app)
+        self.app.add_middleware(Cors, lambda: self.auth)
         self.app.include_router(rest.routes(self))
         self.app.router.routes.append(
             WebSocketRoute("/ws/session/{session_id}", partial(ws.endpoint, self))
@@ -106,6 +112,27 @@ class Reattach:
         store_at(url)
         self.settings = self.settings.model_copy(update={"database": url})
         self._store = None
+
+    def use_tokens(self) -> None:
+        """Let in whoever has a valid JSON Web Token, from the next start on (``--auth jwt``).
+
+        Raises `BadSetting` where the settings name no key, or something else says who is there.
+        """
+        if self.authenticate is not None and not isinstance(self.authenticate, Tokens):
+            raise BadSetting(
+                "expected either --auth jwt (REATTACH_AUTH) or an authenticate of the application's"
+                " own, got both: leave one out"
+            )
+        self.authenticate = Tokens(self.settings)
+        self.auth = Auth(self.authenticate, self.auth.allowed_origins)
+
+    def allow_origins(self, origins: Sequence[str]) -> None:
+        """Let pages of these origins use the server, too; raises `BadSetting`."""
+        try:
+            more = [origin_of(one) for one in origins]
+        except ValueError as error:
+            raise BadSetting(str(error)) from None
+        self.auth = Auth(self.authenticate, self.auth.allowed_origins.union(more))
 
     # Life
 

@@ -1,15 +1,15 @@
 """Who sends a request, and whether its host and origin may.
 
-Without an application's ``authenticate`` there is one user, and only this machine is let in. A page
-of another site that a browser on this machine shows is not: by its origin, or, where DNS was bent
-to bring it here, by its host.
+Without an ``authenticate``, the application's or that of tokens (`reattach.server.tokens`), there
+is one user, and only this machine is let in. A page of another site that a browser on this machine
+shows is not: by its origin, or, where DNS was bent to bring it here, by its host.
 """
 
 from __future__ import annotations
 
 import inspect
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from reattach.errors import Forbidden, NotAuthenticated
 from reattach.runtime.registry import User
 
-__all__ = ["Auth", "Authenticate", "bearer"]
+__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "bearer"]
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
 """Says who is there; the token that came, if any, is ``connection.state.token``."""
@@ -26,16 +26,23 @@ Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
 LOCAL_USER: Final = User("local")
 """The one user of a server without ``authenticate``."""
 
-_MAX_USER_ID = 255
+MAX_USER_ID: Final = 255
+"""Bytes."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 class Auth:
     """Identifies users by what the application says, or lets this machine's one user in."""
 
-    def __init__(self, authenticate: Authenticate | None = None) -> None:
-        """Take the application's function; None lets in whoever sits at this machine."""
+    def __init__(
+        self, authenticate: Authenticate | None = None, allowed_origins: Collection[str] = ()
+    ) -> None:
+        """Take the application's function; None lets in whoever sits at this machine.
+
+        ``allowed_origins`` are those beside the server's own, as browsers write them.
+        """
         self._authenticate = authenticate
+        self.allowed_origins = frozenset(allowed_origins)
 
     async def identify(self, connection: HTTPConnection, token: str | None) -> User:
         """Return who is there; raises `NotAuthenticated`.
@@ -50,8 +57,8 @@ class Auth:
         user = await answer if inspect.isawaitable(answer) else answer
         if not isinstance(user, User):
             raise TypeError(f"expected authenticate to return a User, got {type(user).__name__}")
-        if not 0 < len(user.id.encode("utf-8", "surrogatepass")) <= _MAX_USER_ID:
-            raise NotAuthenticated(f"expected a user id of 1 to {_MAX_USER_ID} bytes")
+        if not 0 < len(user.id.encode("utf-8", "surrogatepass")) <= MAX_USER_ID:
+            raise NotAuthenticated(f"expected a user id of 1 to {MAX_USER_ID} bytes")
         return user
 
     def check_host_and_origin(self, connection: HTTPConnection) -> None:
@@ -60,10 +67,13 @@ class Auth:
         if self._authenticate is None:
             _check_loopback(connection, host)
         origin = connection.headers.get("origin")
-        if origin is not None and not _same_origin(origin, host):
+        if origin is None or origin in self.allowed_origins:
+            return
+        if not _same_origin(origin, host):
             raise Forbidden(
                 f"expected a page of {host[:80]!r} itself, got one of {origin[:80]!r}: serve the"
-                " page from the same host and port as the server",
+                " page from the same host and port as the server, or allow its origin"
+                " (--allow-origin)",
                 code="forbidden_origin",
             )
 
@@ -78,8 +88,8 @@ def _check_loopback(connection: HTTPConnection, host: str) -> None:
     client = connection.client
     if client is None or not _is_loopback(client.host):
         raise Forbidden(
-            "expected a client on this machine, because nobody has to sign in here: give the"
-            " server an authenticate function to let others in",
+            "expected a client on this machine, because nobody has to sign in here: serve with"
+            " --auth jwt, or give the server an authenticate function, to let others in",
             code="forbidden_client",
         )
     name = _split(f"//{host}", 0)[0]

@@ -18,6 +18,7 @@ from reattach.core.connection import Close, Connection, Phase
 from reattach.errors import (
     BadRequest,
     Forbidden,
+    NotAuthenticated,
     ReattachError,
     SessionEnded,
     SessionNotFound,
@@ -249,6 +250,7 @@ def _refusal(code: int, reason: str) -> ReattachError:
     """Return the error that a close code is, where nothing was sent yet."""
     errors: dict[int, Any] = {
         Close.BAD_FRAME: BadRequest,
+        Close.NOT_AUTHENTICATED: NotAuthenticated,
         Close.FORBIDDEN: Forbidden,
         Close.NO_SESSION: SessionNotFound,
         Close.ENDED: SessionEnded,
