@@ -412,7 +412,9 @@ class Witness:
         It was made over another one that the server refused, so over a text that never was; or over
         one that its device could not carry over what others did, because it was told a state only.
         """
-        return sent.ref in self.blurred or any(ref in self.refused for ref in self.over.get(sent.ref, ()))
+        return sent.ref in self.blurred or any(
+            ref in self.refused for ref in self.over.get(sent.ref, ())
+        )
 
     def _gone_chars(self, version: int) -> set[str]:
         before = self.states.get((self.truth.epoch, version - 1))
