@@ -234,6 +234,15 @@ def carry(first: Sequence[Edit], then: Sequence[Edit]) -> tuple[list[Edit], list
         for other in after:
             if len(moved) == 1:
                 one = moved[0]
+                if one.inserts and other.inserts:
+                    # By far the most frequent: one of the two moves on by the other's length.
+                    if other.pos > one.pos:
+                        pos = other.pos + one.length
+                        passed.append(Edit(pos, other.length, other.text, True))
+                    else:
+                        passed.append(other)
+                        moved = [Edit(one.pos + other.length, one.length, one.text, True)]
+                    continue
                 passed += _over(other, one, left=True)
                 moved = _over(one, other, left=False)
             elif moved:
