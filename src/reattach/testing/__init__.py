@@ -1,6 +1,7 @@
 """Suites that hold other people's parts to the same laws as ours. They need pytest.
 
 - `reattach.testing.store`: what every store must pass
+- `reattach.testing.simulator`: nodes and devices whose world breaks in every way, by a seed
 """
 
 from __future__ import annotations
