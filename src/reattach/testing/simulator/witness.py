@@ -534,6 +534,10 @@ def _marks_of(ops: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
         if op["op"] == "splice":
             found |= dict.fromkeys(marks(op["insert"]), path)
             continue
+        if op["op"] == "resolve" and isinstance(op["keep"], dict):
+            # Where that is, the conflict knows.
+            found |= dict.fromkeys(marks(encoded(op["keep"]).decode()), ())
+            continue
         if op["op"] == "insert":
             path = (*path, token_of(op["value"]))
         if op["op"] in {"set", "unset", "insert"}:
