@@ -245,7 +245,7 @@ async def test_three_tabs_share_one_connection_and_show_each_others_work_offline
         tabs.append(await browser.open(first.url))
         await back(tabs[-1])
     assert len(opened) == 1, "only the leading tab has a line"
-    await until(lambda: connections(server) == 1, within=15, what="one connection at the server")
+    await until(lambda: connections(server) == 1, within=40, what="one connection at the server")
     await expect(first.locator(".devices li")).to_have_count(1)
 
     await server.kill()

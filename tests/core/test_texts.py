@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import Any
@@ -361,3 +362,22 @@ def test_others_may_type_in_an_element_whose_author_has_not_heard_of_it_yet() ->
     # Who had seen no such element has no place in it.
     assert len(rig.conflicts("c", splice("/list/#x/t", 0, 0, "?"), base=0)) == 1
     assert rig.reload().document.state == rig.state
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_a_splice_in_a_whole_that_lost_deletes_nobody_elses_text(base: int) -> None:
+    """Rule TX6: the simulator's seed 330318302, where the whole state had lost and its text had no
+    books yet: the positions were taken for those of the text that stood.
+    """
+    rig = Rig({"t": "", "n": 0})
+    rig.change("a", put("", {"t": "abcd", "n": 1}), base=0, at=90)
+    rig.change("b", put("", {"t": "cd", "n": 2}), base=0, at=50)
+    rig.change("b", splice("/t", 2, 0, "e"), splice("/t", 0, 1, "x"), base=base, at=60)
+    kept = [json.loads(encode(one)) for one in rig.session.unsettled.values()]
+    assert "ab" in rig.state["t"]
+    assert all(
+        letter in rig.state["t"] or any(letter in str(one["lost"]) for one in kept)
+        for letter in "abcdex"
+    )
+    assert set("abd") <= set(rig.state["t"])
+    assert rig.reload().texts.dump() == rig.session.texts.dump()

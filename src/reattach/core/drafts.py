@@ -8,10 +8,10 @@ was replaced meanwhile, it is merged three ways from the text that the author ha
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from reattach.core.document import ABSENT
+from reattach.core.document import ABSENT, element_id
 from reattach.core.index import Undo
 from reattach.core.paths import Path
 from reattach.core.text import Between, Edit, apply, carry, fill, plain, undo
@@ -214,16 +214,24 @@ class Drafts:
         before: Any,
         edits: Sequence[Edit] | None = None,
         between: Between | None = None,
+        *,
+        stands: bool = True,
     ) -> None:
         """Note that the change writes all that is at a path, whether or not it will stand.
 
         ``before`` is what stood there; what the author wrote is ``value``, or `ABSENT`. ``edits``
         are what was done to the text there, where the patch tells of it as edits; ``between`` is
-        what it was merged by, if it was.
+        what it was merged by, if it was. Where it is known that it does not stand, books begin for
+        every text in it: their author shows another one than there is.
         """
         self._whole.append((path, before))
         if type(before) is str or type(value) is str:
             self._begin(path, text_of(before))
+        if not stands:
+            for at, text in _texts_in(path, value):
+                there = text_of(self._look(at))
+                if there != text:
+                    self._begin(at, there)
         for draft, at in self._all(path):
             if edits is None:
                 draft.whole = True
@@ -275,6 +283,20 @@ class Drafts:
             history.met = self._client, self._base, draft.merged_by
             rows.append((path, self._texts.log_row(history, entry, draft.before)))
         return rows
+
+
+def _texts_in(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
+    """Go through the texts in a value that lies at an operation path."""
+    if type(value) is str:
+        yield path, value
+    elif type(value) is dict:
+        for key, item in value.items():
+            yield from _texts_in((*path, key), item)
+    elif type(value) is list:
+        for item in value:
+            found = element_id(item)
+            if found is not None:
+                yield from _texts_in((*path, f"#{found}"), item)
 
 
 def _dig(value: Any, path: Path) -> Any:

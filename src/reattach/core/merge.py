@@ -151,7 +151,7 @@ class Merge:
             raise _refused("bad_value", path, "expected an object as the whole state")
         place = self._locate(path)
         if place is None:
-            self.drafts.wrote(path, value, ABSENT)
+            self.drafts.wrote(path, value, ABSENT, stands=False)
             self._parent_gone(path, value)
             return
         if type(place.container) is list:
@@ -176,7 +176,7 @@ class Merge:
                     return
                 kind = Kind.MERGED
             elif not self._compete(path, policy, opponent, current, value):
-                self.drafts.wrote(path, value, current)
+                self.drafts.wrote(path, value, current, stands=False)
                 return
         elif self.fields.at(path) in MERGING and self._merge_alone(path, place, value):
             return
@@ -495,7 +495,7 @@ class Merge:
         # No merging of these two: the later one stands.
         if self._compete(path, Policy.LATEST, opponent, current, value):
             return False
-        self.drafts.wrote(path, value, current)
+        self.drafts.wrote(path, value, current, stands=False)
         return True
 
     def _merge_alone(self, path: Path, place: Place, value: JSON) -> bool:
@@ -533,7 +533,7 @@ class Merge:
         current = place.value
         if type(current) is not type(value) or type(value) not in {list, dict}:
             return False
-        self.drafts.wrote(path, value, current)
+        self.drafts.wrote(path, value, current, stands=False)
         newest: dict[str, Write] = {}
         for one in self._below(path):
             token = one.path[len(path)]

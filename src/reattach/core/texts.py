@@ -130,7 +130,7 @@ class History:
         if view is None or not self._goes_on(view, base):
             start = self._start(client, base)
             if start < self.floor:
-                if not own:
+                if not own and not self._covered(client, base):
                     return None
                 start = self.floor
             view = self.views[client] = _View()
@@ -159,6 +159,14 @@ class History:
                 return entry.base > base
         return False
 
+    def _covered(self, client: str, base: int) -> bool:
+        """Whether the first that a client did to the text above ``base`` was to write it whole:
+        then nothing that came before that lies ahead of what it sent behind it (TX6).
+        """
+        mine = (one for one in self.entries[self.after(base) :] if one.client == client)
+        first = next(mine, None)
+        return first is not None and first.sent is None
+
     def _goes_on(self, view: _View, base: int) -> bool:
         """Whether a view can be followed on from where it is to a base."""
         if base < view.base or view.done > len(self.entries):
@@ -179,7 +187,8 @@ class History:
         lowest = len(entries)
         while (first := self.after(start)) < lowest:
             for entry in entries[first:lowest]:
-                if entry.client == client:
+                # A whole text covers what came before it, whatever its author had seen (TX6).
+                if entry.client == client and entry.sent is not None:
                     start = min(start, entry.base)
             lowest = first
         return start
