@@ -381,3 +381,12 @@ def test_a_splice_in_a_whole_that_lost_deletes_nobody_elses_text(base: int) -> N
     )
     assert set("abd") <= set(rig.state["t"])
     assert rig.reload().texts.dump() == rig.session.texts.dump()
+
+
+def test_who_claims_less_than_they_had_seen_before_is_not_placed_by_it() -> None:
+    """Rule E2: so it is where history was lost; what has no known place is kept."""
+    rig = Rig({"t": "abc"})
+    rig.change("a", splice("/t", 0, 0, "x"), base=0)
+    rig.change("b", splice("/t", 4, 0, "y"), base=1)
+    assert rig.conflicts("b", splice("/t", 4, 0, "z"), base=0) == [("/t", "xabcy", "z")]
+    assert rig.state == {"t": "xabcy"}
