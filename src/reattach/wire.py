@@ -212,6 +212,8 @@ class Hello(msgspec.Struct, tag="hello"):
     version: Count | None = None
     seq: Count = 0
     token: str | None = None
+    user_id: str | None = None
+    """Whose outbox this is: with anybody else's token it must not be read or written (F4)."""
     schema_version: int | None = None
     create: Create | None = None
 

@@ -512,16 +512,16 @@ async def test_an_outbox_is_held_by_one_process_for_one_session(
 ) -> None:
     """Rules B3, F3."""
     outbox = tmp_path / "o.db"
-    async with connect(server.url, name, create=CREATE, outbox=outbox, user="ann") as session:
+    async with connect(server.url, name, create=CREATE, outbox=outbox, user="local") as session:
         with pytest.raises(OutboxHeld, match=r"this very process.*holds"):
-            async with connect(server.url, name, outbox=outbox, user="ann"):
+            async with connect(server.url, name, outbox=outbox, user="local"):
                 pass
         await session.inc("/n")
-    for session_id, user in (("t", "ann"), (name, "bob")):
+    for session_id, user in (("t", "local"), (name, "bob")):
         with pytest.raises(StoreError, match="a file of its own"):
             async with connect(server.url, session_id, outbox=outbox, user=user):
                 pass
-    async with connect(server.url, name, outbox=outbox, user="ann") as session:
+    async with connect(server.url, name, outbox=outbox, user="local") as session:
         assert session.state["n"] == 1
     (tmp_path / "text.db").write_text("no database" * 100)
     with pytest.raises(StoreError, match="expected to open the outbox"):

@@ -47,8 +47,8 @@ class Peer:
             if frame["type"] in types:
                 return frame
 
-    async def hello(self, **fields: Any) -> Frame:
-        """Says hello, and returns the welcome."""
+    async def greet(self, **fields: Any) -> None:
+        """Says hello."""
         hello: Frame = {
             "type": "hello",
             "client_id": self.client_id,
@@ -59,6 +59,10 @@ class Peer:
             "seq": 0,
         }
         await self.send(**hello | fields)
+
+    async def hello(self, **fields: Any) -> Frame:
+        """Says hello, and returns the welcome."""
+        await self.greet(**fields)
         welcome = await self.expect("initial_state", "resumed")
         self.epoch, self.version = welcome["epoch"], welcome["version"]
         self.seq = welcome["seq"]

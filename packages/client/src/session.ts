@@ -17,6 +17,7 @@ import type { Store, Transaction } from "./kv/store.js";
 import { read, transact } from "./outbox.js";
 import { type Line, openLine } from "./socket.js";
 import { claimSlot, joinTabs, type Tabs } from "./tabs.js";
+import { deviceOf, outboxOf } from "./users.js";
 
 /** What is read of a state: frozen all the way down. Change it with `session.update`. */
 export type DeepReadonly<T> = T extends readonly (infer Item)[]
@@ -33,8 +34,10 @@ export interface ConnectOptions {
   /** The session's id: `[A-Za-z0-9._:~-]{1,128}`. */
   session: string;
   /**
-   * Who is signed in. Keeps the outboxes of one browser profile apart: another user neither sees
-   * nor sends what this one typed. Not needed where one profile is one user.
+   * The id of who is signed in, as the server knows it. Keeps what users of one browser profile have
+   * on it apart: nobody sees or sends what another one typed, and it is there when they come back. A
+   * token or a cookie of somebody else gets no line (`not_authenticated`). Left out, whatever is kept
+   * without a user is taken: that of whoever uses the profile, where nobody signs in.
    */
   user?: string;
   /** A bearer token, or how to get a fresh one: called for each connection, also after a 4401. */
@@ -150,10 +153,12 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   readonly #env: Environment;
   readonly #core: SessionCore;
   readonly #base: string;
-  readonly #prefix: string;
   readonly #booted: Promise<void>;
+  #user: string | undefined;
   #store: Store = memoryStore();
-  #rows: string;
+  /** Where the store has this outbox, and this tab's part of it. */
+  #prefix = "";
+  #rows = "";
 
   #line: Line | null = null;
   #attempt = 0;
@@ -194,9 +199,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     this.#options = options;
     this.#env = env;
     this.#base = new URL(url).href.replace(/\/+$/, "");
-    const names = [this.#base, options.user ?? "", options.session];
-    this.#prefix = `${names.map(encodeURIComponent).join("/")}/`;
-    this.#rows = this.#prefix;
+    this.#user = options.user;
     const { device, create, schemaVersion } = options;
     this.#core = new SessionCore({
       newId: () => uuid(env),
@@ -534,17 +537,29 @@ export class Session<State extends object = JsonObject> extends EventTarget {
       if (store) this.#store = store;
       else if (env.indexedDB) this.#store = await idbStore("reattach");
       else error = "this browser has no IndexedDB";
-      if (this.#store.durable && !env.locks) slot = await this.#claim();
+      await this.#find();
+      if (this.#store.durable && !env.locks) slot = await this.#takeSlot();
       return { loaded: { ...(await this.#load()), ...(error !== undefined && { error }) }, slot };
     } catch (reason) {
       this.#releaseSlot();
       this.#store = memoryStore();
+      await this.#find();
       return { loaded: { ...(await this.#load()), error: text(reason) }, slot: null };
     }
   }
 
+  /** Finds the outbox of who is signed in. */
+  async #find(): Promise<void> {
+    const { session } = this.#options;
+    const place = { base: this.#base, session };
+    this.#prefix = await this.#store.transaction("readonly", (tx) =>
+      outboxOf(tx, place, this.#user),
+    );
+    this.#rows = this.#prefix;
+  }
+
   /** Takes an outbox for this tab alone: one that a tab left with changes in it, or a free one. */
-  async #claim(): Promise<number> {
+  async #takeSlot(): Promise<number> {
     const prefix = this.#prefix;
     const count = async (tx: Transaction) => ((await tx.get(`${prefix}tabs`)) ?? 0) as number;
     const waiting = await this.#store.transaction("readonly", async (tx) => {
@@ -568,11 +583,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     const store = this.#store;
     const here = `${this.#prefix}local/`;
     const { deviceId, found, local } = await store.transaction("readwrite", async (tx) => {
-      let deviceId = (await tx.get("device")) as string | undefined;
-      if (deviceId === undefined) {
-        deviceId = uuid(this.#env);
-        tx.put("device", deviceId);
-      }
+      const deviceId = await deviceOf(tx, this.#prefix, this.#user, () => uuid(this.#env));
       const found = await read(tx, this.#rows, null);
       const local = (await tx.range(here, `${here}\uffff`)) as { key: string; value: unknown }[];
       return { deviceId, found, local };
@@ -680,7 +691,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     const path = `/ws/session/${encodeURIComponent(this.#options.session)}`;
     try {
       this.#line = openLine(this.#env, this.#base.replace(/^http/, "ws") + path, {
-        opened: () => this.#feed({ type: "opened", token }),
+        opened: () => this.#feed({ type: "opened", token, userId: this.#user }),
         frame: (frame) => this.#feed({ type: "frame", frame }),
         closed: (code, reason) => {
           this.#line = null;

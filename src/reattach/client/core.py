@@ -266,8 +266,8 @@ class ClientCore:
                 self.device_id = device_id
                 self._ledger.load(rows, durable=durable)
                 self._start()
-            case Opened(token):
-                self._hello(token)
+            case Opened(token, user_id):
+                self._hello(token, user_id)
             case FrameReceived(frame):
                 self._on_frame(frame)
             case Closed(code, reason):
@@ -298,7 +298,7 @@ class ClientCore:
         if self._line.at == "idle" and self._loaded and self._ledger.named:
             self._line.connect()
 
-    def _hello(self, token: str | None) -> None:
+    def _hello(self, token: str | None, user_id: str | None) -> None:
         if self._line.at != "opening":
             return
         self._line.greet()
@@ -315,6 +315,8 @@ class ClientCore:
         }
         if token is not None:
             hello["token"] = token
+        if user_id is not None:
+            hello["user_id"] = user_id
         if self._schema_version is not None:
             hello["schema_version"] = self._schema_version
         # Only who never saw the session asks to create it: it may have been erased since.

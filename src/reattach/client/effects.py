@@ -90,9 +90,12 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A connection stands; ``token`` is what the application gave for it."""
+    """A connection stands; ``token`` is what the application gave for it, ``user_id`` who the
+    outbox belongs to.
+    """
 
     token: str | None = None
+    user_id: str | None = None
 
 
 class FrameReceived(msgspec.Struct, frozen=True):

@@ -601,7 +601,7 @@ class Session:
         def opened(send: socket.Send) -> None:
             if self._line is me:
                 self._send = send
-                feed(Opened(token))
+                feed(Opened(token, self._user))
 
         code, reason = await socket.talk(
             self._address, opened=opened, received=lambda frame: feed(FrameReceived(frame))

@@ -536,6 +536,9 @@ class Registry:
         With ``backlog`` it gets exactly the commits after ``hello.version`` instead of a welcome,
         where that is of the present epoch and they weigh at most so many bytes.
         """
+        if hello.user_id is not None and hello.user_id != user.id:
+            # Before anything is written: its client and its `create` are another user's, too.
+            raise NotAuthenticated("this outbox is another user's: sign in as who it belongs to")
         self._expire(connection, user.expires_at)
         created = await self._create_missing(session_id, user, hello)
         host, connection.role = await self.admit(session_id, user)

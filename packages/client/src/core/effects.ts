@@ -26,7 +26,12 @@ export type Input =
   | { readonly type: "lead"; readonly leading: boolean; readonly exclusive: boolean }
   /** There is a token, however long its user took: a connection is being made. */
   | { readonly type: "dialing" }
-  | { readonly type: "opened"; readonly token?: string | undefined }
+  /** `userId`: who this device takes for the one who is signed in. */
+  | {
+      readonly type: "opened";
+      readonly token?: string | undefined;
+      readonly userId?: string | undefined;
+    }
   | { readonly type: "frame"; readonly frame: ServerFrame }
   | { readonly type: "closed"; readonly code: number; readonly reason?: string }
   | { readonly type: "timer"; readonly name: TimerName }

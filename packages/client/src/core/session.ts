@@ -273,7 +273,7 @@ export class SessionCore {
         if (this.#line.at === "opening") this.#line.greet();
         return;
       case "opened":
-        return this.#hello(input.token);
+        return this.#hello(input.token, input.userId);
       case "frame":
         return this.#onFrame(input.frame);
       case "closed":
@@ -332,7 +332,7 @@ export class SessionCore {
     this.#told();
   }
 
-  #hello(token: string | undefined): void {
+  #hello(token: string | undefined, userId: string | undefined): void {
     if (this.#line.at !== "opening") return;
     this.#line.at = "greeting";
     this.#line.greet();
@@ -349,6 +349,7 @@ export class SessionCore {
       version: epoch === null ? null : (confirmed?.version ?? null),
       seq: this.#ledger.decided,
       ...(token !== undefined && { token }),
+      ...(userId !== undefined && { user_id: userId }),
       ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
       // Only who never saw the session asks to create it: it may have been erased since.
       ...(create && confirmed?.epoch == null && { create }),

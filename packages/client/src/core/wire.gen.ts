@@ -62,6 +62,7 @@ export interface Hello {
   readonly version?: number | null;
   readonly seq?: number;
   readonly token?: string | null;
+  readonly user_id?: string | null;
   readonly schema_version?: number | null;
   readonly create?: Create | null;
 }
