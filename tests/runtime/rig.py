@@ -22,14 +22,17 @@ from reattach.store.base import (
     Append,
     ClientRecord,
     CommitRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
     SessionRecord,
+    Standing,
     Store,
     Tombstone,
 )
@@ -166,7 +169,10 @@ class FaultyStore:
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         return await self._call("session", lambda: self.inner.session(session_id))
 
-    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        return await self._call("standing", lambda: self.inner.standing(session_id, user_id))
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         return await self._call("versions", lambda: self.inner.versions(session_ids))
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
@@ -219,6 +225,17 @@ class FaultyStore:
 
     async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
         return await self._call("devices", lambda: self.inner.devices(session_id))
+
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        return await self._call("members", lambda: self.inner.members(session_id))
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        return await self._call(
+            "credential", lambda: self.inner.credential(session_id, secret_hash)
+        )
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        return await self._call("credentials", lambda: self.inner.credentials(session_id))
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         return await self._call("idempotent", lambda: self.inner.idempotent(user_id, route, key))

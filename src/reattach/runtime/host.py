@@ -273,18 +273,20 @@ class Host:
         room.catch_up(note.session, commits, _advances(room, commits))
         self._rest()
 
-    def compare(self, seen: tuple[str, int], found: tuple[str, int] | None) -> None:
+    def compare(self, seen: tuple[str, int, int], found: tuple[str, int, int] | None) -> None:
         """Take in where the session stands in the database, asked for when it stood at ``seen``.
 
-        Both are epoch and version. What was written here meanwhile makes the answer an old one.
+        Both are epoch, version and access version. What was written here meanwhile makes the answer
+        an old one.
         """
         if found != seen and self.stands == seen and self.room.at_rest:
             self.check()
 
     @property
-    def stands(self) -> tuple[str, int]:
+    def stands(self) -> tuple[str, int, int]:
         """Where the session stands here, by all that this node knows to be durable."""
-        return self.room.recorded.epoch, self.room.recorded.version
+        recorded = self.room.recorded
+        return recorded.epoch, recorded.version, recorded.access_version
 
     def check(self) -> None:
         """At rest: read from the database what other nodes did, and show nothing until then."""

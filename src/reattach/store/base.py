@@ -11,6 +11,8 @@ The law that every store keeps, and that `reattach.testing` checks:
    A batch without meaning (two parts for one session, a creation without row or state) is refused.
 4. A read answers only what is durable, from one moment.
 5. Bytes come back as they went in. Times are integers, milliseconds since 1970.
+6. Whatever changes who may do what (members, credentials, a claim) raises ``access_version`` in
+   the same part, so that every node finds out and nothing is written by what is no longer true.
 
 Every row is keyed by the session's id first, so that a database can be split by session.
 """
@@ -26,20 +28,24 @@ import msgspec
 __all__ = [
     "Activity",
     "Append",
+    "Claim",
     "ClientAdvance",
     "ClientRecord",
     "CommitRecord",
     "ConflictRecord",
+    "CredentialRecord",
     "Decision",
     "DeviceRecord",
     "Expected",
     "IdempotencyRecord",
     "Loaded",
+    "MemberRecord",
     "Outcome",
     "Page",
     "RefusalRecord",
     "SavedState",
     "SessionRecord",
+    "Standing",
     "Store",
     "Tombstone",
 ]
@@ -131,6 +137,42 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_activity: int
 
 
+class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who may use a session beside its owner of record (``SessionRecord.user_id``).
+
+    ``role`` is ``owner``, ``editor`` or ``viewer``. Upserted by the user's id.
+    """
+
+    user_id: str
+    role: str
+
+
+class CredentialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that opens one session, known by its SHA-256 alone. Upserted by that hash.
+
+    ``kind`` is ``claim``, ``token`` or ``handoff``; whoever has the secret stands for ``user_id``
+    with ``role``, on ``device_id`` where it is bound to one, until ``expires_at``.
+    """
+
+    secret_hash: bytes
+    kind: str
+    user_id: str
+    role: str
+    device_id: str | None = None
+    created_at: int
+    expires_at: int | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """Moves a session's clients and devices from the user ``before`` to the user ``after``.
+
+    The session's own row moves as ``Append.session`` says; a member's row of ``after`` goes.
+    """
+
+    before: str
+    after: str
+
+
 class Activity(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a session's activity log; ``data`` is a JSON object as bytes."""
 
@@ -185,6 +227,10 @@ class Append(msgspec.Struct, kw_only=True):
     created (``EXISTS`` when the id is taken, also by a tombstone). With ``erase`` everything of the
     session is removed, ``session`` is ignored, and the tombstone stays. An ``idempotency`` key that
     has its answer already, less than a day old, makes the part ``STALE``: read that answer.
+
+    Members and credentials are removed before others are put. Any of these, and a ``claim``, needs
+    a ``session`` with a greater access version than was expected (than 0 in a creation). The owner
+    of record has no member's row. A part with a ``claim`` has no ``clients`` and no ``devices``.
     """
 
     session_id: str
@@ -196,6 +242,13 @@ class Append(msgspec.Struct, kw_only=True):
     conflicts: list[ConflictRecord] = msgspec.field(default_factory=list)
     devices: list[DeviceRecord] = msgspec.field(default_factory=list)
     activity: list[Activity] = msgspec.field(default_factory=list)
+    members: list[MemberRecord] = msgspec.field(default_factory=list)
+    members_removed: list[str] = msgspec.field(default_factory=list)
+    """User ids; one that is no member's is nothing."""
+    credentials: list[CredentialRecord] = msgspec.field(default_factory=list)
+    credentials_removed: list[bytes] = msgspec.field(default_factory=list)
+    """Hashes; one that is not there is nothing."""
+    claim: Claim | None = None
     state: SavedState | None = None
     idempotency: IdempotencyRecord | None = None
     erase: Tombstone | None = None
@@ -218,6 +271,18 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: Sequence[ConflictRecord]
     """The unresolved ones: status ``auto`` or ``open``."""
     devices: Sequence[DeviceRecord]
+    members: Sequence[MemberRecord] = ()
+    """By user id, without the owner of record."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A session's row, and what one user is in it: ``role`` is the member's, None of all others.
+
+    The owner of record, who has no member's row, is in the row itself.
+    """
+
+    session: SessionRecord
+    role: str | None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,14 +331,33 @@ class Store(Protocol):
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         """Read a session's row, or what an erased one left."""
 
-    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
-        """Read where sessions stand, in one statement: each one's epoch and version.
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session, or what an erased one left.
+
+        It takes the same time whether the session is there or not, and whoever asks: strangers
+        learn nothing from how long they wait.
+        """
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
+        """Read where sessions stand, in one statement: each one's epoch, version, access version.
 
         What does not exist (any more) is left out.
         """
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
-        """List a user's sessions as `SessionRecord`, newest activity first."""
+        """List the sessions of a user, owner of record or member, as `SessionRecord`.
+
+        Newest activity first; a page costs what is on it, however many there are.
+        """
+
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        """Read the members of a session by user id, without the owner of record."""
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        """Read the credential whose secret has this hash, whether it has expired or not."""
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        """Read a session's credentials, oldest first, to revoke some."""
 
     async def log(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -15,18 +16,22 @@ from reattach.errors import StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Activity,
     Append,
+    Claim,
     ClientRecord,
     CommitRecord,
     ConflictRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
     SavedState,
     SessionRecord,
+    Standing,
     Tombstone,
 )
 from reattach.store.shared import (
@@ -55,12 +60,23 @@ class _Session:
         self.refusals: dict[tuple[str, int], RefusalRecord] = {}
         self.conflicts: dict[str, ConflictRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
+        self.members: dict[str, MemberRecord] = {}
+        self.credentials: dict[bytes, CredentialRecord] = {}
         self.activity: list[Activity] = []
 
     def copy(self) -> _Session:
         """Return the same, to be written on its own; the records are immutable."""
         copy = _Session(self.row)
-        for name in ("commits", "states", "clients", "refusals", "conflicts", "devices"):
+        for name in (
+            "commits",
+            "states",
+            "clients",
+            "refusals",
+            "conflicts",
+            "devices",
+            "members",
+            "credentials",
+        ):
             setattr(copy, name, dict(getattr(self, name)))
         copy.activity = list(self.activity)
         return copy
@@ -214,8 +230,23 @@ class MemoryStore:
                 device, created_at=earlier.created_at
             )
         session.activity += part.activity
+        self._write_access(session, part)
         if part.state is not None:
             session.states[part.state.version] = part.state
+
+    @staticmethod
+    def _write_access(session: _Session, part: Append) -> None:
+        for user_id in part.members_removed:
+            session.members.pop(user_id, None)
+        session.members |= {member.user_id: member for member in part.members}
+        for secret_hash in part.credentials_removed:
+            session.credentials.pop(secret_hash, None)
+        session.credentials |= {one.secret_hash: one for one in part.credentials}
+        claim = part.claim
+        if claim is not None:
+            session.members.pop(claim.after, None)
+            _move(session.clients, claim)
+            _move(session.devices, claim)
 
     async def load(self, session_id: str) -> Loaded | None:
         """Read what is needed to open a session."""
@@ -245,6 +276,7 @@ class MemoryStore:
                 key=_conflict_place,
             ),
             devices=_oldest_first(session.devices.values()),
+            members=_by_user(session),
         )
 
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
@@ -253,21 +285,31 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return session.row if session is not None else self._erased.get(session_id)
 
-    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session, or what an erased one left."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        if session is None:
+            return self._erased.get(session_id)
+        member = session.members.get(user_id)
+        return Standing(session=session.row, role=None if member is None else member.role)
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
         await self.check()
         rows = (self._sessions[name].row for name in session_ids if name in self._sessions)
-        return {row.session_id: (row.epoch, row.version) for row in rows}
+        return {row.session_id: (row.epoch, row.version, row.access_version) for row in rows}
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
-        """List a user's sessions, newest activity first."""
+        """List the sessions of a user, newest activity first."""
         await self.check()
         place = place_after(after)
         rows = sorted(
             (
                 session.row
                 for session in self._sessions.values()
-                if session.row.user_id == user_id and _session_place(session.row) < place
+                if (session.row.user_id == user_id or user_id in session.members)
+                and _session_place(session.row) < place
             ),
             key=_session_place,
             reverse=True,
@@ -372,6 +414,25 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return _oldest_first(session.devices.values() if session is not None else ())
 
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        """Read the members of a session by user id."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return _by_user(session) if session is not None else []
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        """Read the credential whose secret has this hash."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return None if session is None else session.credentials.get(secret_hash)
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        """Read a session's credentials, oldest first."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        found = session.credentials.values() if session is not None else ()
+        return sorted(found, key=lambda one: (one.created_at, one.secret_hash))
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         await self.check()
@@ -395,3 +456,16 @@ def _conflict_place(conflict: ConflictRecord) -> tuple[int, str]:
 
 def _oldest_first(devices: Iterable[DeviceRecord]) -> list[DeviceRecord]:
     return sorted(devices, key=lambda device: (device.created_at, device.device_id))
+
+
+_Owned = TypeVar("_Owned", ClientRecord, DeviceRecord)
+
+
+def _move(records: dict[str, _Owned], claim: Claim) -> None:
+    for name, record in records.items():
+        if record.user_id == claim.before:
+            records[name] = msgspec.structs.replace(record, user_id=claim.after)
+
+
+def _by_user(session: _Session) -> list[MemberRecord]:
+    return [session.members[user_id] for user_id in sorted(session.members)]

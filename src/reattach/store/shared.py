@@ -14,6 +14,7 @@ __all__ = [
     "FIRST_PAGE",
     "IDEMPOTENCY_LIFETIME_MS",
     "MAX_INTEGER",
+    "changes_access",
     "check_batch",
     "entry_after",
     "entry_mark",
@@ -62,6 +63,43 @@ def check_batch(batch: Sequence[Append]) -> None:
                 f"Expected the row of {name!r}, got that of {part.session.session_id!r}: "
                 "give each part its own session's row"
             )
+        _check_access(part)
+
+
+def _check_access(part: Append) -> None:
+    """Raise `StoreRefused` where a part changes who may do what, and not as the law says."""
+    name, row = part.session_id, part.session
+    owner = None if row is None else row.user_id
+    if any(member.user_id == owner for member in part.members):
+        raise StoreRefused(
+            f"Expected members of {name!r} beside its owner of record, got {owner!r} as one: "
+            "the row says it already"
+        )
+    if not changes_access(part):
+        return
+    before = 0 if part.expected is None else part.expected.access_version
+    if row is None or row.access_version <= before:
+        raise StoreRefused(
+            f"Expected the row of {name!r} with an access version above {before}, because the part "
+            "changes who may do what: raise it, so that every node finds out"
+        )
+    claim = part.claim
+    if claim is not None and (row.user_id != claim.after or part.clients or part.devices):
+        raise StoreRefused(
+            f"Expected a claim of {name!r} with the row of its new owner and without clients and "
+            "devices: these are moved by it, and come in another part"
+        )
+
+
+def changes_access(part: Append) -> bool:
+    """Say whether a part changes who may do what."""
+    return bool(
+        part.members
+        or part.members_removed
+        or part.credentials
+        or part.credentials_removed
+        or part.claim is not None
+    )
 
 
 def place_mark(number: int, name: str) -> str:

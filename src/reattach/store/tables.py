@@ -9,7 +9,9 @@ Where the indexes come from, measured on SQLite with batches of 200 one-commit s
   and keys are random while rowids grow, so that sessions which are active together, being of one
   age, share the pages of their rows. It is used where rows are tiny and seldom written.
 - The index of a user's sessions costs 10 to 40 %, the more the more users; without it one page of a
-  list would read all that its user ever had.
+  list would read all that its user ever had. Members have the same with a copy of the session's
+  ``last_activity``, kept by each commit; a session that never had a member (its access version is
+  0) does not pay for it.
 
 Every key starts with the session's id, so that a database can be split by session; idempotency
 keys, which must be found before there is a session, start with the user's.
@@ -34,7 +36,7 @@ from sqlalchemy import (
 
 __all__ = ["SCHEMA_VERSION", "metadata"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The form that this code reads and writes; the database's own stands in ``meta``."""
 
 metadata = MetaData(
@@ -140,6 +142,33 @@ session_devices = Table(
     Column("is_primary", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("last_activity", BigInteger, nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    # The session's.
+    Column("last_activity", BigInteger, nullable=False),
+    # A member's sessions, newest activity first, page by page.
+    Index(None, "user_id", "last_activity", "session_id"),
+    sqlite_with_rowid=False,
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("device_id", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    sqlite_with_rowid=False,
 )
 
 session_activity_log = Table(

@@ -26,20 +26,24 @@ from reattach.errors import BadRequest, StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Activity,
     Append,
+    Claim,
     ClientAdvance,
     ClientRecord,
     CommitRecord,
     ConflictRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     Expected,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
     SavedState,
     SessionRecord,
+    Standing,
     Store,
     Tombstone,
 )
@@ -175,6 +179,36 @@ def device(device_id: str, **fields: Any) -> DeviceRecord:
     return DeviceRecord(**(plain | fields))
 
 
+def member(user_id: str, role: str = "editor") -> MemberRecord:
+    """Make a member of a session."""
+    return MemberRecord(user_id=user_id, role=role)
+
+
+def credential(secret_hash: bytes, **fields: Any) -> CredentialRecord:
+    """Make a credential of a session."""
+    plain: dict[str, Any] = {
+        "secret_hash": secret_hash,
+        "kind": "token",
+        "user_id": USER,
+        "role": "owner",
+        "created_at": T0,
+    }
+    return CredentialRecord(**(plain | fields))
+
+
+def access(session_id: str, version: int, before: int, **fields: Any) -> Append:
+    """Make the part that changes who may use a session, at access version ``before``.
+
+    ``fields`` replace the part's own; ``after`` (a dict) replaces fields of the row.
+    """
+    after: dict[str, Any] = fields.pop("after", {})
+    plain: dict[str, Any] = {
+        "expected": Expected(version=version, epoch=EPOCH, access_version=before),
+        "session": row(session_id, **({"version": version, "access_version": before + 1} | after)),
+    }
+    return Append(session_id=session_id, **(plain | fields))
+
+
 def answer(key: str, *, created_at: int | None = None, body: bytes = b"{}") -> IdempotencyRecord:
     """Make the answer to a request with an idempotency key, given now when not told otherwise."""
     return IdempotencyRecord(
@@ -220,6 +254,8 @@ async def everything(store: Store, session_id: str) -> tuple[object, ...]:
         await pages(store.conflicts, session_id, None),
         await pages(store.activity, session_id),
         list(await store.devices(session_id)),
+        list(await store.members(session_id)),
+        list(await store.credentials(session_id)),
     )
 
 
@@ -231,6 +267,7 @@ def parts_of(loaded: Loaded) -> tuple[object, ...]:
         list(loaded.tail),
         list(loaded.conflicts),
         list(loaded.devices),
+        list(loaded.members),
     )
 
 
@@ -341,7 +378,11 @@ class StoreSuite:
             [[]],
             [[]],
             [],
+            [],
+            [],
         )
+        assert await store.standing("s1", USER) is None
+        assert await store.credential("s1", b"hash") is None
 
     # --- Creating
 
@@ -361,7 +402,7 @@ class StoreSuite:
         assert await store.session("s1") == part.session
         loaded = await store.load("s1")
         assert loaded is not None
-        assert parts_of(loaded) == (part.session, part.state, [], [], [])
+        assert parts_of(loaded) == (part.session, part.state, [], [], [], [])
 
     async def test_create_with_everything(self, store: Store) -> None:
         """A session may be created with its commits, clients and the rest, in one part."""
@@ -433,6 +474,7 @@ class StoreSuite:
             part.commits[2:],
             part.conflicts,
             part.devices,
+            [],
         )
         assert list(await store.log("s1", first=1)) == part.commits
         assert await store.client("s1", "c1") == part.clients[0].client
@@ -448,7 +490,7 @@ class StoreSuite:
         part = change("s1", 1, count=0, session=None, activity=[activity(1)])
         assert list(await store.append([part])) == [OK]
         after = await everything(store, "s1")
-        assert [before[n] == after[n] for n in range(8)] == [n != 6 for n in range(8)]
+        assert [before[n] == after[n] for n in range(10)] == [n != 6 for n in range(10)]
 
     async def test_append_order(self, store: Store) -> None:
         """Outcomes stand in the order of the batch, whatever it holds."""
@@ -913,10 +955,12 @@ class StoreSuite:
         await store.append([change("s2", 0, count=3), erasure("gone", 0)])
         await store.append([change("s1", 0, count=0, after={"epoch": "epoch-2"})])
         found = await store.versions(["s1", "s2", "gone", "never"])
-        assert dict(found) == {"s1": ("epoch-2", 0), "s2": (EPOCH, 3)}
+        assert dict(found) == {"s1": ("epoch-2", 0, 0), "s2": (EPOCH, 3, 0)}
         assert dict(await store.versions([])) == {}
         many = [f"n{number}" for number in range(40_000)]
-        assert dict(await store.versions([*many, "s2"])) == {"s2": (EPOCH, 3)}
+        assert dict(await store.versions([*many, "s2"])) == {"s2": (EPOCH, 3, 0)}
+        await store.append([access("s2", 3, 0, members=[member("bob")])])
+        assert dict(await store.versions(["s2"])) == {"s2": (EPOCH, 3, 1)}
 
     async def test_sessions_follow_their_rows(self, store: Store) -> None:
         """Activity moves a session up; a new owner has it in his list."""
@@ -989,6 +1033,205 @@ class StoreSuite:
             with pytest.raises(BadRequest):
                 await store.activity("s1", mark, 10)
 
+    # --- Access
+
+    async def test_members(self, store: Store) -> None:
+        """Members are put and removed in the transaction of an access version, and loaded."""
+        await store.append([creation("s1"), creation("n1")])
+        given = [member("zoe", "owner"), member("bob"), member("eve", "viewer")]
+        assert list(await store.append([access("s1", 0, 0, members=given)])) == [OK]
+        wanted = [given[1], given[2], given[0]]
+        assert list(await store.members("s1")) == wanted
+        assert list(await store.members("n1")) == []
+        loaded = await store.load("s1")
+        assert loaded is not None
+        assert list(loaded.members) == wanted
+        assert loaded.session.access_version == 1
+        # Removed first, then put: one that is in both has its new role.
+        part = access(
+            "s1", 0, 1, members=[member("bob", "viewer")], members_removed=["eve", "bob", "nobody"]
+        )
+        assert list(await store.append([part])) == [OK]
+        assert list(await store.members("s1")) == [member("bob", "viewer"), member("zoe", "owner")]
+
+    async def test_standing(self, store: Store) -> None:
+        """Of a session one learns what somebody is to it."""
+        await store.append([creation("s1")])
+        await store.append([access("s1", 0, 0, members=[member("bob", "viewer")])])
+        found = row("s1", access_version=1)
+        assert await store.standing("s1", "bob") == Standing(session=found, role="viewer")
+        for other in (USER, "eve", "BOB", ""):
+            assert await store.standing("s1", other) == Standing(session=found, role=None)
+        assert await store.standing("s2", "bob") is None
+
+    async def test_credentials(self, store: Store) -> None:
+        """Credentials are found by session and hash, until they are removed."""
+        token = credential(b"\x00hash", device_id="d1", expires_at=T0 + 9, role="viewer")
+        secret = credential(b"other", kind="claim", created_at=T0 + 1, user_id="anonymous")
+        first = creation("s1", access_version=1)
+        first.credentials = [secret, token]
+        assert list(await store.append([first, creation("s2")])) == [OK, OK]
+        assert await store.credential("s1", b"\x00hash") == token
+        assert await store.credential("s1", b"other") == secret
+        assert await store.credential("s1", b"\x00has") is None
+        assert await store.credential("s2", b"other") is None
+        assert list(await store.credentials("s1")) == [token, secret]
+        again = replace(token, user_id="ann", role="owner", expires_at=None)
+        part = access("s1", 0, 1, credentials=[again], credentials_removed=[b"other", b"nothing"])
+        assert list(await store.append([part])) == [OK]
+        assert list(await store.credentials("s1")) == [again]
+
+    async def test_claim(self, store: Store) -> None:
+        """A claim moves a session with the clients and devices of one user, and nobody else's."""
+        await store.append([creation("s1", user_id="anonymous"), creation("n1")])
+        mine = {"user_id": "anonymous"}
+        part = change(
+            "s1",
+            0,
+            after=mine,
+            clients=[
+                advance(0, 1, user_id="anonymous"),
+                advance(0, 0, client_id="c2", user_id="bob"),
+            ],
+            devices=[device("d1", **mine), device("d2", user_id="bob")],
+        )
+        other = change("n1", 0, clients=[advance(0, 1, user_id="anonymous")])
+        assert list(await store.append([part, other])) == [OK, OK]
+        members = [member("ann"), member("bob")]
+        assert list(await store.append([access("s1", 1, 0, after=mine, members=members)])) == [OK]
+        claim = access(
+            "s1",
+            1,
+            1,
+            claim=Claim(before="anonymous", after="ann"),
+            credentials_removed=[b"claim"],
+            activity=[activity(1)],
+        )
+        assert list(await store.append([claim])) == [OK]
+        assert await store.session("s1") == row("s1", 1, access_version=2)
+        assert await store.client("s1", "c1") == advance(0, 1).client
+        theirs = await store.client("s1", "c2")
+        assert theirs is not None
+        assert theirs.user_id == "bob"
+        assert [one.user_id for one in await store.devices("s1")] == ["ann", "bob"]
+        # The owner of record is no member besides, and everybody has it once in their list.
+        assert list(await store.members("s1")) == [member("bob")]
+        assert [one.session_id for one in (await store.sessions("ann", None, 9)).items] == [
+            "s1",
+            "n1",
+        ]
+        assert (await store.sessions("anonymous", None, 9)).items == []
+        untouched = await store.client("n1", "c1")
+        assert untouched is not None
+        assert untouched.user_id == "anonymous"
+        # The client goes on where it was.
+        more = change("s1", 1, after={"access_version": 2})
+        more.expected = Expected(version=1, epoch=EPOCH, access_version=2)
+        assert list(await store.append([more])) == [OK]
+
+    async def test_access_is_guarded(self, store: Store) -> None:
+        """Law 6: what was decided before the access changed is STALE after it."""
+        await store.append([creation("s1")])
+        assert list(await store.append([access("s1", 0, 0, members=[member("bob")])])) == [OK]
+        before = await everything(store, "s1")
+        late = [
+            change("s1", 0),
+            access("s1", 0, 0, members_removed=["bob"]),
+            access("s1", 0, 0, credentials=[credential(b"h")]),
+            access("s1", 0, 0, after={"user_id": "eve"}, claim=Claim(before=USER, after="eve")),
+            erasure("s1", 0),
+        ]
+        for part in late:
+            assert list(await store.append([part])) == [STALE]
+        assert await everything(store, "s1") == before
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            pytest.param({"members": [member("bob")]}, id="member"),
+            pytest.param({"members_removed": ["bob"]}, id="member-removed"),
+            pytest.param({"credentials": [credential(b"h")]}, id="credential"),
+            pytest.param({"credentials_removed": [b"h"]}, id="credential-removed"),
+            pytest.param({"claim": Claim(before="bob", after=USER)}, id="claim"),
+        ],
+    )
+    async def test_access_raises_its_version(self, store: Store, fields: dict[str, Any]) -> None:
+        """Law 6: a part that changes access without raising its version is refused."""
+        await store.append([creation("s1")])
+        before = await everything(store, "s1")
+        for part in (change("s1", 0, **fields), change("s1", 0, session=None, **fields)):
+            part.clients = []
+            with pytest.raises(StoreRefused, match="access version"):
+                await store.append([creation("s2"), part])
+        with pytest.raises(StoreRefused, match="access version"):
+            await store.append([replace(creation("s2"), **fields)])
+        assert await store.session("s2") is None
+        assert await everything(store, "s1") == before
+
+    async def test_access_malformed(self, store: Store) -> None:
+        """The owner of record as a member is refused, and so is a claim that says two things."""
+        await store.append([creation("s1")])
+        moves = Claim(before=USER, after="bob")
+        for part in (
+            access("s1", 0, 0, members=[member(USER)]),
+            access("s1", 0, 0, claim=moves),
+            access("s1", 0, 0, after={"user_id": "bob"}, claim=moves, clients=[advance(0, 0)]),
+            access("s1", 0, 0, after={"user_id": "bob"}, claim=moves, devices=[device("d1")]),
+        ):
+            with pytest.raises(StoreRefused):
+                await store.append([part])
+        assert await store.session("s1") == row("s1")
+
+    async def test_sessions_of_a_member(self, store: Store) -> None:
+        """A member's list has both: what is theirs and what they may use, each once, in order."""
+        ages = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+        for number, age in enumerate(ages):
+            owner = "bob" if number % 3 == 0 else USER
+            part = creation(f"s.{number}", last_activity=T0 + age, user_id=owner, access_version=1)
+            part.members = [] if owner == "bob" else [member("bob"), member("eve")]
+            await store.append([part])
+        await store.append([creation("theirs")])
+        for limit in (1, 2, 5, 11, 100):
+            found = await pages(store.sessions, "bob", limit=limit)
+            flat = [one for page in found for one in page]
+            assert [one.last_activity - T0 for one in flat] == sorted(ages, reverse=True)
+            assert len({one.session_id for one in flat}) == len(ages)
+            assert all(len(page) == limit for page in found[:-1])
+        assert len((await store.sessions("eve", None, 100)).items) == 7
+
+    async def test_sessions_of_a_member_follow_their_rows(self, store: Store) -> None:
+        """Activity moves a session up for its members, too; one who is removed has it no more."""
+        for number in (1, 2):
+            part = creation(f"s{number}", last_activity=T0 + number, access_version=1)
+            part.members = [member("bob"), member("eve")]
+            await store.append([part])
+
+        async def listed(user_id: str) -> list[str]:
+            return [one.session_id for one in (await store.sessions(user_id, None, 9)).items]
+
+        assert await listed("bob") == ["s2", "s1"]
+        part = change("s1", 0, after={"last_activity": T0 + 3, "access_version": 1})
+        part.expected = Expected(version=0, epoch=EPOCH, access_version=1)
+        assert list(await store.append([part])) == [OK]
+        assert await listed("bob") == ["s1", "s2"]
+        assert (await store.sessions("bob", None, 9)).items[0] == part.session
+        part = access("s2", 0, 1, members_removed=["bob"], after={"last_activity": T0 + 2})
+        assert list(await store.append([part])) == [OK]
+        assert await listed("bob") == ["s1"]
+        assert await listed("eve") == ["s1", "s2"]
+        # One who becomes the owner of record has it once.
+        part = access(
+            "s2",
+            0,
+            2,
+            members=[member(USER)],
+            members_removed=["eve"],
+            after={"last_activity": T0 + 2, "user_id": "eve"},
+        )
+        assert list(await store.append([part])) == [OK]
+        assert await listed("eve") == ["s1", "s2"]
+        assert await listed(USER) == ["s1", "s2"]
+
     # --- Idempotency keys
 
     async def test_idempotency(self, store: Store) -> None:
@@ -1052,8 +1295,12 @@ class StoreSuite:
                 for name in ("s1", "n1")
             ]
         )
+        for name in ("s1", "n1"):
+            part = access(name, 2, 0, members=[member("bob")], credentials=[credential(b"h")])
+            assert list(await store.append([part])) == [OK]
         neighbour = await everything(store, "n1")
         part = erasure("s1", 2)
+        part.expected = Expected(version=2, epoch=EPOCH, access_version=1)
         assert list(await store.append([part])) == [OK]
         left = await store.session("s1")
         assert isinstance(left, Tombstone)
@@ -1067,7 +1314,12 @@ class StoreSuite:
             [[]],
             [[]],
             [],
+            [],
+            [],
         )
+        assert await store.standing("s1", USER) == left
+        assert await store.standing("s1", "eve") == left
+        assert [one.session_id for one in (await store.sessions("bob", None, 9)).items] == ["n1"]
         assert await store.load_at("s1", 1) is None
         assert await store.decision("s1", "c1", 1) is None
         assert await store.idempotent(USER, "POST /session", "k1") is None
@@ -1114,6 +1366,8 @@ class DurableStoreSuite(StoreSuite):
                 erasure("gone", 0),
             ]
         )
+        grant = access("s1", 2, 0, members=[member("bob")], credentials=[credential(b"h")])
+        assert list(await first.append([grant])) == [OK]
         before = [await everything(first, name) for name in ("s1", "gone")]
         kept = await first.idempotent(USER, "POST /session", "k1")
         await first.close()
@@ -1123,9 +1377,11 @@ class DurableStoreSuite(StoreSuite):
             assert [await everything(second, name) for name in ("s1", "gone")] == before
             assert kept is not None
             assert await second.idempotent(USER, "POST /session", "k1") == kept
-            assert list(await second.append([change("s1", 2)])) == [STALE]
+            stands = Expected(version=2, epoch=EPOCH, access_version=1)
+            assert list(await second.append([change("s1", 2, expected=stands)])) == [STALE]
             fitting: Sequence[ClientAdvance] = [advance(3, 4)]
-            assert list(await second.append([change("s1", 2, clients=list(fitting))])) == [OK]
+            part = change("s1", 2, expected=stands, clients=list(fitting))
+            assert list(await second.append([part])) == [OK]
         finally:
             await second.close()
 

@@ -27,14 +27,17 @@ from reattach.store.base import (
     Append,
     ClientRecord,
     CommitRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
     SessionRecord,
+    Standing,
     Tombstone,
 )
 from reattach.store.shared import (
@@ -51,11 +54,14 @@ from reattach.store.sqlite import sql
 from reattach.store.sqlite.file import File, closed, held
 from reattach.store.sqlite.rows import (
     read_client,
+    read_credentials,
     read_decision,
     read_devices,
     read_key,
     read_loaded,
+    read_members,
     read_session,
+    read_standing,
     to_commit,
     to_conflict,
     to_number,
@@ -148,18 +154,22 @@ class SQLiteStore:
         """Read a session's row, or what an erased one left."""
         return await self._read(lambda db: read_session(db, session_id))
 
-    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session, or what an erased one left."""
+        return await self._read(lambda db: read_standing(db, session_id, user_id))
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
         names = json.dumps(list(session_ids))
         return await self._read(
             lambda db: {
-                name: (epoch, version)
-                for name, epoch, version in db.execute(sql.READ_VERSIONS, (names,))
+                name: (epoch, version, access_version)
+                for name, epoch, version, access_version in db.execute(sql.READ_VERSIONS, (names,))
             }
         )
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
-        """List a user's sessions, newest activity first."""
+        """List the sessions of a user, newest activity first."""
         place = place_after(after)
 
         def read(db: sqlite3.Connection) -> Page:
@@ -264,6 +274,19 @@ class SQLiteStore:
     async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
         """Read the devices of a session, oldest first."""
         return await self._read(lambda db: read_devices(db, session_id))
+
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        """Read the members of a session by user id."""
+        return await self._read(lambda db: read_members(db, session_id))
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        """Read the credential whose secret has this hash."""
+        found = await self._read(lambda db: read_credentials(db, session_id, secret_hash))
+        return found[0] if found else None
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        """Read a session's credentials, oldest first."""
+        return await self._read(lambda db: read_credentials(db, session_id))
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""

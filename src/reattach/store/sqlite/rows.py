@@ -17,18 +17,22 @@ from reattach.store.base import (
     ClientRecord,
     CommitRecord,
     ConflictRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     SavedState,
     SessionRecord,
+    Standing,
     Tombstone,
 )
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     MAX_INTEGER,
+    changes_access,
 )
 from reattach.store.sqlite import sql
 from reattach.store.tables import metadata
@@ -36,11 +40,14 @@ from reattach.store.tables import metadata
 __all__ = [
     "ddl",
     "read_client",
+    "read_credentials",
     "read_decision",
     "read_devices",
     "read_key",
     "read_loaded",
+    "read_members",
     "read_session",
+    "read_standing",
     "remove_old_keys",
     "to_commit",
     "to_conflict",
@@ -183,6 +190,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
     devices: list[_Row] = []
     activity: list[_Row] = []
     states: list[_Row] = []
+    moved: list[_Row] = []
     for part in parts:
         if part.erase is not None:
             continue
@@ -204,6 +212,11 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
             activity += [(name, *astuple(line), name) for line in part.activity]
         if part.state is not None:
             states.append((name, *astuple(part.state)))
+        if changes_access(part):
+            _write_access(db, part)
+        row = part.session
+        if row is not None and row.access_version > 0:
+            moved.append((row.last_activity, name, row.last_activity))
     for statement, rows in (
         (sql.INSERT_COMMIT, commits),
         (sql.INSERT_REFUSAL, refusals),
@@ -211,9 +224,25 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
         (sql.PUT_DEVICE, devices),
         (sql.INSERT_ACTIVITY, activity),
         (sql.PUT_STATE, states),
+        (sql.MOVE_MEMBERS_UP, moved),
     ):
         if rows:
             db.executemany(statement, rows)
+
+
+def _write_access(db: sqlite3.Connection, part: Append) -> None:
+    """Write who may do what: rare, so part by part."""
+    name, row = part.session_id, part.session
+    assert row is not None, "check_batch has seen to it"
+    gone = [*part.members_removed, *([] if part.claim is None else [part.claim.after])]
+    db.executemany(sql.REMOVE_MEMBER, [(name, user_id) for user_id in gone])
+    put = [(name, *astuple(member), row.last_activity) for member in part.members]
+    db.executemany(sql.PUT_MEMBER, put)
+    db.executemany(sql.REMOVE_CREDENTIAL, [(name, one) for one in part.credentials_removed])
+    db.executemany(sql.PUT_CREDENTIAL, [(name, *astuple(one)) for one in part.credentials])
+    if part.claim is not None:
+        for statement in sql.CLAIM:
+            db.execute(statement, (part.claim.after, name, part.claim.before))
 
 
 def remove_old_keys(db: sqlite3.Connection, parts: Sequence[Append], now: int) -> None:
@@ -281,10 +310,51 @@ def read_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | Tom
     if row is not None:
         return to_session(row)
     row = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
-    if row is None:
-        return None
+    return None if row is None else _to_tombstone(row)
+
+
+def read_standing(
+    db: sqlite3.Connection, session_id: str, user_id: str
+) -> Standing | Tombstone | None:
+    # All three are asked for, whatever the first finds: so nobody can tell by the time it takes.
+    row = db.execute(sql.READ_SESSION, (session_id,)).fetchone()
+    member = db.execute(sql.READ_MEMBER, (session_id, user_id)).fetchone()
+    left = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
+    if row is not None:
+        return Standing(session=to_session(row), role=None if member is None else member[0])
+    return None if left is None else _to_tombstone(left)
+
+
+def _to_tombstone(row: _Row) -> Tombstone:
     members = msgspec.msgpack.decode(row[2], type=list[bytes])
     return Tombstone(erased_at=row[0], salt=row[1], members=members)
+
+
+def read_members(db: sqlite3.Connection, session_id: str) -> list[MemberRecord]:
+    found = db.execute(sql.READ_MEMBERS, (session_id,))
+    return [MemberRecord(user_id=row[0], role=row[1]) for row in found]
+
+
+def read_credentials(
+    db: sqlite3.Connection, session_id: str, secret_hash: bytes | None = None
+) -> list[CredentialRecord]:
+    """Read a session's credentials, or the one with a hash."""
+    if secret_hash is None:
+        found = db.execute(sql.READ_CREDENTIALS, (session_id,))
+    else:
+        found = db.execute(sql.READ_CREDENTIAL, (session_id, secret_hash))
+    return [
+        CredentialRecord(
+            secret_hash=row[0],
+            kind=row[1],
+            user_id=row[2],
+            role=row[3],
+            device_id=row[4],
+            created_at=row[5],
+            expires_at=row[6],
+        )
+        for row in found
+    ]
 
 
 def read_loaded(db: sqlite3.Connection, session_id: str, version: int | None) -> Loaded | None:
@@ -304,6 +374,7 @@ def read_loaded(db: sqlite3.Connection, session_id: str, version: int | None) ->
         tail=[to_commit(row) for row in tail],
         conflicts=[to_conflict(row) for row in db.execute(sql.READ_UNRESOLVED, (session_id,))],
         devices=read_devices(db, session_id),
+        members=read_members(db, session_id),
     )
 
 

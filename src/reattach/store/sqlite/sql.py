@@ -96,6 +96,37 @@ SELECT ?, COALESCE(MAX(entry), 0) + 1, ?, ?, ?, ?, ?
 FROM session_activity_log WHERE session_id = ?
 """
 
+# A part that has members removed and put removes first. The copy of the session's last activity,
+# by which a member's sessions are listed, is that of the row which comes with the part.
+REMOVE_MEMBER: Final = "DELETE FROM members WHERE session_id = ? AND user_id = ?"
+
+PUT_MEMBER: Final = """
+INSERT INTO members (session_id, user_id, role, last_activity) VALUES (?, ?, ?, ?)
+ON CONFLICT (session_id, user_id) DO UPDATE SET
+    role = excluded.role, last_activity = excluded.last_activity
+"""
+
+MOVE_MEMBERS_UP: Final = """
+UPDATE members SET last_activity = ? WHERE session_id = ? AND last_activity <> ?
+"""
+
+REMOVE_CREDENTIAL: Final = "DELETE FROM credentials WHERE session_id = ? AND secret_hash = ?"
+
+PUT_CREDENTIAL: Final = """
+INSERT INTO credentials (
+    session_id, secret_hash, kind, user_id, role, device_id, created_at, expires_at
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, secret_hash) DO UPDATE SET
+    kind = excluded.kind, user_id = excluded.user_id, role = excluded.role,
+    device_id = excluded.device_id, created_at = excluded.created_at,
+    expires_at = excluded.expires_at
+"""
+
+CLAIM: Final = (
+    "UPDATE clients SET user_id = ? WHERE session_id = ? AND user_id = ?",
+    "UPDATE session_devices SET user_id = ? WHERE session_id = ? AND user_id = ?",
+)
+
 PUT_STATE: Final = """
 INSERT INTO states (session_id, version, state, last_writers) VALUES (?, ?, ?, ?)
 ON CONFLICT (session_id, version) DO UPDATE SET
@@ -110,6 +141,8 @@ ERASE_REST: Final = (
     "DELETE FROM refusals WHERE session_id = ?",
     "DELETE FROM conflicts WHERE session_id = ?",
     "DELETE FROM session_devices WHERE session_id = ?",
+    "DELETE FROM members WHERE session_id = ?",
+    "DELETE FROM credentials WHERE session_id = ?",
     "DELETE FROM session_activity_log WHERE session_id = ?",
     "DELETE FROM session_checkpoints WHERE session_id = ?",
     "DELETE FROM idempotency_keys WHERE session_id = ?",
@@ -140,17 +173,40 @@ FROM sessions WHERE session_id = ?
 """
 
 READ_VERSIONS: Final = """
-SELECT session_id, epoch, version FROM sessions
+SELECT session_id, epoch, version, access_version FROM sessions
 WHERE session_id IN (SELECT value FROM json_each(?))
 """
 
 READ_TOMBSTONE: Final = "SELECT erased_at, salt, members FROM erased_sessions WHERE session_id = ?"
 
+# Both halves come out of their index in order, and are merged as far as the page goes.
 LIST_SESSIONS: Final = """
 SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
     schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
-FROM sessions WHERE user_id = ? AND (last_activity, session_id) < (?, ?)
-ORDER BY last_activity DESC, session_id DESC LIMIT ?
+FROM sessions WHERE user_id = ?1 AND (last_activity, session_id) < (?2, ?3)
+UNION ALL
+SELECT members.session_id, sessions.user_id, epoch, epoch_version, version, access_version,
+    schema_name, schema_version, created_at, members.last_activity, is_active, disconnected_at,
+    reconnected_at
+FROM members CROSS JOIN sessions ON sessions.session_id = members.session_id
+WHERE members.user_id = ?1 AND (members.last_activity, members.session_id) < (?2, ?3)
+ORDER BY last_activity DESC, session_id DESC LIMIT ?4
+"""
+
+READ_MEMBER: Final = "SELECT role FROM members WHERE session_id = ? AND user_id = ?"
+
+READ_MEMBERS: Final = """
+SELECT user_id, role FROM members WHERE session_id = ? ORDER BY user_id
+"""
+
+READ_CREDENTIAL: Final = """
+SELECT secret_hash, kind, user_id, role, device_id, created_at, expires_at FROM credentials
+WHERE session_id = ? AND secret_hash = ?
+"""
+
+READ_CREDENTIALS: Final = """
+SELECT secret_hash, kind, user_id, role, device_id, created_at, expires_at FROM credentials
+WHERE session_id = ? ORDER BY created_at, secret_hash
 """
 
 READ_STATE: Final = """

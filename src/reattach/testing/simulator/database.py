@@ -19,15 +19,18 @@ from reattach.store.base import (
     Append,
     ClientRecord,
     CommitRecord,
+    CredentialRecord,
     Decision,
     DeviceRecord,
     Expected,
     IdempotencyRecord,
     Loaded,
+    MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
     SessionRecord,
+    Standing,
     Tombstone,
 )
 from reattach.store.memory import MemoryStore
@@ -205,7 +208,11 @@ class Handle:
         """Read a session's row."""
         return await self._read(lambda rows: rows.session(session_id))
 
-    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session."""
+        return await self._read(lambda rows: rows.standing(session_id, user_id))
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
         return await self._read(lambda rows: rows.versions(session_ids))
 
@@ -262,6 +269,18 @@ class Handle:
     async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
         """Read the devices of a session."""
         return await self._read(lambda rows: rows.devices(session_id))
+
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        """Read the members of a session."""
+        return await self._read(lambda rows: rows.members(session_id))
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        """Read the credential whose secret has this hash."""
+        return await self._read(lambda rows: rows.credential(session_id, secret_hash))
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        """Read a session's credentials."""
+        return await self._read(lambda rows: rows.credentials(session_id))
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered."""

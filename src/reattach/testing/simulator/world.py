@@ -533,7 +533,7 @@ class World:
         return all(
             host.room.at_rest
             and not host.room.has_work
-            and host.stands == (truth.epoch, truth.version)
+            and host.stands[:2] == (truth.epoch, truth.version)
             for node in self.nodes
             for host in node.registry.hosts.values()
         )
