@@ -20,9 +20,10 @@ from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema, SessionModel
-from reattach.server import problems, rest, ws
+from reattach.server import problems, ws
 from reattach.server.auth import Auth, Authenticate
 from reattach.server.cors import Cors
+from reattach.server.routes import routes
 from reattach.server.tokens import Tokens
 from reattach.sessions import Sessions
 from reattach.settings import Settings, origin_of
@@ -102,7 +103,7 @@ class Reattach:
         )
         problems.install(self.app)
         self.app.add_middleware(Cors, lambda: self.auth)
-        self.app.include_router(rest.routes(self))
+        self.app.include_router(routes(self))
         self.app.router.routes.append(
             WebSocketRoute("/ws/session/{session_id}", partial(ws.endpoint, self))
         )

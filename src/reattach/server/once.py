@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reattach.errors import (
-    BadRequest,
-    ReattachError,
-)
+from reattach.core.effects import Request as Proposed
+from reattach.core.effects import Result
+from reattach.core.session import Session
+from reattach.errors import BadRequest, KeyAnswered, ReattachError, Unavailable
+from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
-from reattach.store.base import (
-    IdempotencyRecord,
-)
+from reattach.store.base import CommitRecord, IdempotencyRecord
 from reattach.wire import encode
 
-__all__ = ["KeyReused", "Once", "replay"]
+__all__ = ["KeyReused", "Once", "replay", "submit"]
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -82,3 +82,32 @@ async def replay(registry: Registry, once: Once | None, *, first: bool = False) 
     if not first:
         headers["Idempotency-Replayed"] = "true"
     return Response(record.body, record.status, headers, media_type="application/json")
+
+
+async def submit(
+    registry: Registry,
+    host: Host,
+    proposed: Proposed,
+    once: Once | None,
+    answer: Callable[[Session], tuple[dict[str, str], bytes]],
+) -> Response | Result:
+    """Have a change decided; with an idempotency key, return what was recorded as its answer
+    (this request's, or that of the one before it with the same key).
+    """
+    if once is None:
+        return await host.submit(proposed)
+
+    def recorded(session: Session, commit: CommitRecord) -> IdempotencyRecord:
+        del commit
+        return once.record(200, answer(session), registry.clock.now())
+
+    proposed.key, proposed.record = once.place, recorded
+    first = True
+    try:
+        await host.submit(proposed)
+    except KeyAnswered:
+        first = False
+    replayed = await replay(registry, once, first=first)
+    if replayed is None:
+        raise Unavailable("the answer was recorded and is not at hand: repeat the request")
+    return replayed

@@ -1,0 +1,45 @@
+"""The HTTP routes of `docs/protocol.md`, section 7: read the request, ask the runtime, answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Security
+from fastapi.security import HTTPBearer
+
+from reattach.server.routes.changes import ChangeRoutes
+from reattach.server.routes.events import EventRoutes
+from reattach.server.routes.health import Health
+from reattach.server.routes.openapi import Add, problem
+from reattach.server.routes.records import RecordRoutes
+from reattach.server.routes.sessions import SessionRoutes
+from reattach.server.served import Served
+
+__all__ = ["routes"]
+
+
+def routes(reattach: Served) -> APIRouter:
+    """Return all routes over a server's sessions."""
+    health = Health(reattach)
+    errors: dict[int | str, dict[str, Any]] = {
+        "4XX": problem("What is wrong."),
+        "5XX": problem("The server cannot now."),
+    }
+    api = APIRouter(
+        tags=["sessions"],
+        dependencies=[Depends(health.enter), Security(HTTPBearer(auto_error=False))],
+        responses=errors,
+    )
+    # In this order: a path is answered by the first that matches it.
+    for one in (
+        health,
+        ChangeRoutes(reattach),
+        SessionRoutes(reattach),
+        EventRoutes(reattach),
+        RecordRoutes(reattach),
+    ):
+        one.add_to(Add(api))
+    router = APIRouter()
+    router.include_router(health.open_routes())
+    router.include_router(api, prefix="/api/v0")
+    return router

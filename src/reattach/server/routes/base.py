@@ -1,0 +1,90 @@
+"""What the routes have in common: who is there, the session that is asked for, and answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import Header, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from reattach.runtime.host import Host
+from reattach.runtime.registry import Registry, User
+from reattach.server import models
+from reattach.server.auth import bearer
+from reattach.server.served import Served
+from reattach.wire import encode
+
+__all__ = [
+    "ID",
+    "PAGE",
+    "After",
+    "IdempotencyKey",
+    "Patches",
+    "Routes",
+    "SessionPath",
+    "json_answer",
+    "page_answer",
+    "user_of",
+]
+
+PAGE: Final = 100
+"""Items on a page of a list."""
+
+ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
+
+SessionPath = Annotated[models.SessionId, Path(description="The session's id.")]
+After = Annotated[str | None, Query(alias="next", description="`next` of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="Makes the request safe to repeat for a day."),
+]
+Patches = Annotated[
+    Literal["reattach", "rfc6902"],
+    Query(description="`rfc6902`: without text operations (`str_ins`, `str_del`)."),
+]
+
+
+class Routes:
+    """Handlers over a server's sessions."""
+
+    def __init__(self, reattach: Served) -> None:
+        """Belong to a server."""
+        self._reattach = reattach
+        self.settings = reattach.settings
+
+    async def running(self) -> Registry:
+        """Return the sessions, started."""
+        return await self._reattach.running()
+
+    async def enter(self, request: Request) -> None:
+        """Let a request in, or raise what keeps it out."""
+        auth = self._reattach.auth
+        auth.check_host_and_origin(request)
+        request.state.user = await auth.identify(request, bearer(request))
+
+    async def open(self, request: Request, session_id: str) -> tuple[Registry, Host, str]:
+        """Return an open session and the caller's role; raises what keeps the caller from it."""
+        registry = await self.running()
+        host, role = await registry.admit(session_id, user_of(request))
+        return registry, host, role
+
+
+def user_of(request: Request) -> User:
+    """Return who sent a request that was let in."""
+    user: User = request.state.user
+    return user
+
+
+def json_answer(
+    body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with JSON."""
+    return Response(body, status, headers, "application/json")
+
+
+def page_answer(items: Sequence[Any], following: str | None) -> Response:
+    """Answer with a page of a list; ``following`` is where the next one begins."""
+    return json_answer(encode({"items": items, "next": following}))
