@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from reattach.client import outbox
-from reattach.client.carrying import covers, spliced
+from reattach.client.carrying import covers
 from reattach.client.effects import Decided, Effect, Event, Kept, Row
 from reattach.client.ops import Operation
 from reattach.client.outbox import Meta
@@ -284,12 +284,12 @@ class Ledger:
         write of the whole text goes: the later one has it in it, or did away with it.
         """
         now = {"epoch": self.replica.epoch, "base": self.replica.version}
-        edited = spliced(pending.view for pending in changes)
+        edited = {path for pending in changes for path in pending.texts}
         held: set[str] = set()
         whole: list[Operation] = []
         for pending in reversed(changes):
             change, view = pending.change, list(pending.view)
-            paths = spliced([view])
+            paths = pending.texts
             covered = {path for path in paths if any(covers(one, path) for one in whole)}
             same = all(change[name] == value for name, value in now.items())
             if same or (len(paths) > 0 and held.isdisjoint(paths) and _only_splices(view)):
@@ -308,7 +308,7 @@ class Ledger:
         now = self.replica.epoch, self.replica.version
         doubts = False
         for pending in changes:
-            edits = bool(spliced([pending.view]))
+            edits = bool(pending.texts)
             renewed = (pending.change["epoch"], pending.change["base"]) == now
             pending.unsure = "" if not edits else "change" if doubts else "" if renewed else "view"
             doubts = doubts or pending.unsure == "view"

@@ -61,6 +61,11 @@ class Pending(msgspec.Struct, eq=False):
     patch: bytes = b""
     """The patch that these steps wrote."""
 
+    @property
+    def texts(self) -> set[str]:
+        """Return the paths of the texts that it edits: here, or where the server carries it."""
+        return spliced([self.view, self.change["ops"]])
+
 
 class Cursor(msgspec.Struct, eq=False):
     """A place in a text that is shown. It stays behind what stands before it."""
@@ -306,7 +311,7 @@ class Replica:
     def _guess(self, start: int) -> None:
         """Mark the splices from a change on as carried as well as can be told here."""
         for pending in self.pending[start:]:
-            if spliced([pending.view]):
+            if pending.texts:
                 pending.unsure = pending.unsure or "view"
                 self.moved[pending.ref] = pending
                 self.doubts = True

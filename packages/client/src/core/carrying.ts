@@ -104,16 +104,20 @@ export function edited(ops: readonly Operation[]): string[] {
 
 /** Whether an operation edits or replaces the text at a path. */
 function writes(operation: Operation, path: string): boolean {
-  if (operation.op === "splice") return operation.path === path;
+  return operation.op === "splice" ? operation.path === path : covers(operation, path);
+}
+
+/** Whether an operation writes the text at a path as a whole, there or above (TX6). */
+export function covers(operation: Operation, path: string): boolean {
   if (operation.op !== "set" && operation.op !== "unset" && operation.op !== "insert") return false;
   const written =
     operation.op === "insert"
       ? operation.path + format([`#${idOf(operation.value) ?? ""}`])
       : operation.path;
-  return covers(written, path);
+  return within(path, written);
 }
 
-function covers(above: string, path: string): boolean {
+function within(path: string, above: string): boolean {
   return above === path || path.startsWith(`${above}/`);
 }
 
@@ -165,7 +169,7 @@ class Reader {
 
   #written(state: Json, pointer: string): void {
     const at = locate(state, this.tokens).pointer;
-    if (at !== undefined && covers(pointer, at)) this.edits = null;
+    if (at !== undefined && within(at, pointer)) this.edits = null;
   }
 }
 

@@ -360,9 +360,9 @@ export class Ledger {
   renumber(keep: (pending: Pending) => boolean = () => true): void {
     const { replica } = this;
     for (const pending of [...replica.pending]) if (!keep(pending)) replica.withdraw(pending.ref);
+    replica.renew(replica.pending);
     for (const pending of replica.pending) {
-      pending.overtaken = true;
-      pending.unsure = undefined;
+      pending.overtaken = false;
       pending.change = { ...pending.change, seq: 0 };
       pending.stored = false;
     }

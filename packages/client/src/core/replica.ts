@@ -7,7 +7,7 @@
  * pending changes applied anew, once, when somebody looks.
  */
 
-import { carried, compare, done, edited, read, type Texts } from "./carrying.js";
+import { carried, compare, covers, done, edited, read, type Texts } from "./carrying.js";
 import { equal, freeze, type Json, type JsonObject } from "./json.js";
 import { apply, applyLoosely, checkReach } from "./ops.js";
 import { type Edit, joined } from "./text.js";
@@ -193,15 +193,56 @@ export class Replica {
    */
   surely(): readonly Pending[] {
     if (!this.#doubts || this.pending.some(({ unsure }) => unsure === "view")) return [];
-    this.#doubts = false;
-    const late = this.pending.filter(({ unsure }) => unsure === "change");
-    for (const one of late) {
-      one.overtaken = true;
-      one.change = Object.freeze(this.current(one));
-      one.overtaken = false;
-      one.unsure = undefined;
-    }
+    const late = this.pending.slice(this.pending.findIndex(({ unsure }) => unsure !== undefined));
+    this.renew(late);
     return late;
+  }
+
+  /**
+   * Makes unsent changes what they read as over what is known now, where that is possible.
+   *
+   * Splices mean the same over any version. Other operations tell by `base` what their user had seen;
+   * what they stand for stays as it was, and so do splices that a change edits on which stays, for its
+   * user had seen no more than them. A splice that is covered by a later write of the whole text goes:
+   * the later one has it in it, or did away with it. How what stays reads is a guess.
+   */
+  renew(changes: readonly Pending[]): void {
+    if (!this.confirmed) return;
+    const { epoch, version: base } = this.confirmed;
+    const all = new Set(changes.flatMap(textsOf));
+    const held = new Set<string>();
+    const later: Operation[] = [];
+    for (const one of [...changes].reverse()) {
+      const { change, view } = one;
+      const paths = textsOf(one);
+      const same = change.epoch === epoch && change.base === base;
+      const splices = paths.length > 0 && view.every(({ op }) => op === "splice");
+      if (same || (splices && !paths.some((path) => held.has(path)))) {
+        if (!same) one.view = uncovered(view, later);
+        one.change = Object.freeze({ ...change, epoch, base, ops: one.view });
+        continue;
+      }
+      for (const path of paths) held.add(path);
+      if (view.some(({ op }) => op === "test")) {
+        // It may be refused: then what came before it is all that there is.
+        for (const path of all) if (view.some((one) => covers(one, path))) held.add(path);
+      } else later.push(...view);
+    }
+    this.#doubt(changes);
+  }
+
+  /** Marks what could not be renewed, and what is behind that. */
+  #doubt(changes: readonly Pending[]): void {
+    this.#doubts = false;
+    for (const one of changes) {
+      const { epoch, base } = one.change;
+      const renewed = epoch === this.confirmed?.epoch && base === this.confirmed.version;
+      one.unsure = undefined;
+      if (textsOf(one).length === 0) continue;
+      if (this.#doubts) one.unsure = "change";
+      else if (!renewed) one.unsure = "view";
+      this.#doubts ||= one.unsure === "view";
+    }
   }
 
   #push(pending: Pending, at: number): void {
@@ -228,7 +269,7 @@ export class Replica {
   #guess(pending: readonly Pending[], texts: Texts): void {
     this.#carry(pending, texts);
     for (const one of pending) {
-      if (edited(one.view).length === 0) continue;
+      if (textsOf(one).length === 0) continue;
       one.unsure ??= "view";
       this.#doubts = true;
     }
@@ -237,6 +278,21 @@ export class Replica {
   #overtake(from: number): void {
     for (const one of this.pending.slice(from)) if (one.change.seq === 0) one.overtaken = true;
   }
+}
+
+/** The paths of the texts that a change edits: here, or where the server carries it. */
+function textsOf({ view, change }: Pending): string[] {
+  return [...edited(view), ...edited(change.ops)];
+}
+
+/** Splices without those of texts that later operations write as a whole. */
+function uncovered(
+  splices: readonly Operation[],
+  later: readonly Operation[],
+): readonly Operation[] {
+  return Object.freeze(
+    splices.filter((one) => one.op !== "splice" || !later.some((two) => covers(two, one.path))),
+  );
 }
 
 function over(state: Json, pending: readonly Pending[]): Json {
