@@ -15,6 +15,9 @@ from examples.gap_resolution.users import LINK_LASTS_S, Keys, Users
 from reattach import NotAuthenticated, Reattach, User
 
 OWNER = User("owner")
+URL = "http://127.0.0.1"
+PAGE = {"Origin": URL}
+"""What browsers add to what a page sends."""
 
 
 @pytest.fixture
@@ -91,11 +94,10 @@ async def test_who_is_there(keys: Keys) -> None:
 async def test_the_routes_of_a_second_device(tmp_path: Path) -> None:
     app.reattach.use_database(f"sqlite:///{tmp_path / 'reattach.db'}")
     transport = httpx.ASGITransport(app.reattach)
-    url = "http://127.0.0.1"
     async with (
         app.reattach,
-        httpx.AsyncClient(transport=transport, base_url=url) as first,
-        httpx.AsyncClient(transport=transport, base_url=url) as second,
+        httpx.AsyncClient(transport=transport, base_url=URL, headers=PAGE) as first,
+        httpx.AsyncClient(transport=transport, base_url=URL, headers=PAGE) as second,
     ):
         made = (await first.post("/documents", json={"kind": "pyproject"})).json()
         path = f"/documents/{made['session_id']}"
@@ -113,7 +115,7 @@ async def test_the_routes_of_a_second_device(tmp_path: Path) -> None:
         assert "SameSite=lax" in cookie
         assert (await second.post(f"{path}/watch")).status_code == 204
         # Whoever has the key alone gets the cookie that a download needs.
-        async with httpx.AsyncClient(transport=transport, base_url=url) as third:
+        async with httpx.AsyncClient(transport=transport, base_url=URL, headers=PAGE) as third:
             assert (await third.post(f"{path}/watch")).status_code == 401
             bearer = {"Authorization": f"Bearer {made['key']}"}
             assert (await third.post(f"{path}/watch", headers=bearer)).status_code == 204
@@ -126,7 +128,7 @@ async def test_a_text_that_is_no_document_is_refused(tmp_path: Path, text: str) 
     transport = httpx.ASGITransport(app.reattach)
     async with (
         app.reattach,
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        httpx.AsyncClient(transport=transport, base_url=URL, headers=PAGE) as client,
     ):
         refused = await client.post("/documents", json={"text": text})
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_document")

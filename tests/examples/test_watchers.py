@@ -14,6 +14,8 @@ from reattach import Reattach, Snapshot
 from reattach.errors import SessionNotFound
 from tests.support.waiting import until
 
+URL = "http://127.0.0.1"
+
 
 @pytest.fixture
 async def reattach(tmp_path: Path) -> AsyncIterator[Reattach]:
@@ -89,7 +91,7 @@ async def test_the_routes_of_the_example(tmp_path: Path) -> None:
     transport = httpx.ASGITransport(app.reattach)
     async with (
         app.reattach,
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+        httpx.AsyncClient(transport=transport, base_url=URL, headers={"Origin": URL}) as client,
     ):
         made = await client.post("/documents")
         assert made.status_code == 201

@@ -29,6 +29,7 @@ LOCAL_USER: Final = User("local")
 MAX_USER_ID: Final = 255
 """Bytes."""
 _PORTS: Final = {"http": 80, "https": 443}
+_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class Auth:
@@ -45,7 +46,7 @@ class Auth:
         self.allowed_origins = frozenset(allowed_origins)
 
     async def identify(self, connection: HTTPConnection, token: str | None) -> User:
-        """Return who is there; raises `NotAuthenticated`.
+        """Return who is there; raises `NotAuthenticated`, or `Forbidden` for a cookie from nowhere.
 
         ``token`` is that of the ``hello`` or of the Authorization header. The application's
         function finds it as ``connection.state.token``.
@@ -59,6 +60,8 @@ class Auth:
             raise TypeError(f"expected authenticate to return a User, got {type(user).__name__}")
         if not 0 < len(user.id.encode("utf-8", "surrogatepass")) <= MAX_USER_ID:
             raise NotAuthenticated(f"expected a user id of 1 to {MAX_USER_ID} bytes")
+        if token is None:
+            _check_cookie(connection)
         return user
 
     def check_host_and_origin(self, connection: HTTPConnection) -> None:
@@ -82,6 +85,23 @@ def bearer(connection: HTTPConnection) -> str | None:
     """Return the token of the Authorization header (RFC 6750), if one came."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _check_cookie(connection: HTTPConnection) -> None:
+    """Raise `Forbidden` where a browser's cookie comes along, and nothing says from which page.
+
+    Browsers add cookies to what any site has them send. They name its origin with all but reads,
+    whose answers they keep from the other site.
+    """
+    headers = connection.headers
+    if "cookie" not in headers or "origin" in headers:
+        return
+    if connection.scope["type"] == "websocket" or connection.scope["method"] not in _READS:
+        raise Forbidden(
+            "expected an Origin beside the cookie: send the request from the application's page,"
+            " or with a token in place of the cookie",
+            code="forbidden_origin",
+        )
 
 
 def _check_loopback(connection: HTTPConnection, host: str) -> None:
