@@ -222,15 +222,24 @@ class WireClient(Replica):
     """
 
     def __init__(
-        self, url: str, session_id: str, client_id: str, *, stay: bool = False, **options: Any
+        self,
+        url: str | Callable[[], str],
+        session_id: str,
+        client_id: str,
+        *,
+        stay: bool = False,
+        **options: Any,
     ) -> None:
-        """Describes the client; nothing is opened. `options` are those of `Replica`."""
+        """Describes the client; nothing is opened. `options` are those of `Replica`.
+
+        `url` is the server's, or is asked for it before each connection: where there are several.
+        """
         super().__init__(session_id, client_id, **options)
         self.closes: list[tuple[int | None, str]] = []
         """How its connections ended: the code (None: without a close frame) and the reason."""
         self.on_frame: Callable[[Frame], None] = lambda _: None
         """Called with each frame once it was taken in."""
-        self._url = f"{url}/ws/session/{session_id}"
+        self._url = url
         self._stay = stay
         self._sent: set[int] = set()
         self._socket: ClientConnection | None = None
@@ -261,8 +270,9 @@ class WireClient(Replica):
 
         `hello` replaces fields of the greeting. Raises `ConnectionClosed` where it is sent away.
         """
+        url = self._url if isinstance(self._url, str) else self._url()
         socket = await connect(
-            self._url,
+            f"{url}/ws/session/{self.session_id}",
             subprotocols=[SUBPROTOCOL],
             proxy=None,
             compression=None,
