@@ -107,6 +107,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            help="The Redis or Valkey by which the nodes on one database tell each other:"
+            " redis://host:6379/0. One with a password is better given as REATTACH_REDIS: other"
+            " users of a machine see the arguments of its processes.",
+            show_default=False,
+        ),
+    ] = None,
     app: Annotated[
         str | None,
         typer.Option(help="The Reattach object to serve, as package.module:attribute."),
@@ -137,6 +146,8 @@ def serve(
     logs.configure(log_level.value, json=json_logs)
     with _in_one_line():
         served = _load(app, database, auth)
+        if redis is not None:
+            served.use_redis(redis)
         if allow_origin:
             served.allow_origins(allow_origin)
         _check_host(served, host)

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     database: str = "sqlite:///reattach.db"
     """Where sessions live: ``sqlite:///`` and a file's path."""
 
+    redis: SecretStr | None = None
+    """The Redis or Valkey by which nodes tell each other of commits: ``redis://host:6379/0``,
+    ``rediss://`` with TLS. Without it they hear of them from the database, within a second."""
+
     auth: Literal["none", "jwt"] = "none"
     """Who is let in where the application has no ``authenticate``: ``none``, this machine's one
     user; ``jwt``, whoever has a valid JSON Web Token, as its ``sub`` names."""

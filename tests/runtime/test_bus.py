@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import pytest
 
-from reattach.bus.base import Note
+from reattach.bus.base import Message, Missed, Note, Watched
 from reattach.bus.local import LocalBus
 from reattach.store.base import Append, Expected, SessionRecord
 from reattach.store.memory import MemoryStore
@@ -22,12 +22,15 @@ class HandBus(LocalBus):
         self.held: list[Note] | None = None
         self.last: list[Note] = []
 
-    def publish(self, note: Note) -> None:
-        self.last.append(note)
+    def publish(self, message: Message) -> None:
+        if not isinstance(message, Note) or not message.commits:
+            super().publish(message)
+            return
+        self.last.append(message)
         if self.held is None:
-            super().publish(note)
+            super().publish(message)
         else:
-            self.held.append(note)
+            self.held.append(message)
 
 
 async def nothing(_: Work) -> None:
@@ -174,7 +177,7 @@ async def test_a_session_that_ended_elsewhere_is_closed(nodes: tuple[Node, Node]
 async def test_a_node_that_stopped_hears_nothing(bus: HandBus) -> None:
     async with running(bus=bus) as node:
         await node.client(state={"n": 0})
-    heard: list[Note] = []
+    heard: list[Message | Missed | Watched] = []
     stop: Callable[[], None] = bus.subscribe(heard.append)
     bus.publish(bus_note())
     await settle()

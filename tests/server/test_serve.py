@@ -178,6 +178,17 @@ def test_a_database_that_is_none_is_told(tmp_path: Path, url: str, says: str) ->
     assert "secret" not in said
 
 
+@pytest.mark.parametrize("way", ["--redis", "REATTACH_REDIS"])
+def test_a_redis_url_that_is_none_is_refused_and_not_told(tmp_path: Path, way: str) -> None:
+    url = "http://:s3cret@localhost"
+    if way == "--redis":
+        said = refusal("--redis", url, cwd=tmp_path)
+    else:
+        said = refusal(cwd=tmp_path, environment={way: url})
+    assert "expected the URL of a Redis or Valkey server: redis://host:6379/0" in said
+    assert "s3cret" not in said
+
+
 def test_a_setting_that_is_none_is_told(tmp_path: Path) -> None:
     said = refusal(cwd=tmp_path, environment={"REATTACH_MAX_NESTING": "deep"})
     assert "REATTACH_MAX_NESTING: Input should be a valid integer" in said

@@ -95,6 +95,7 @@ class Connection:
         "gap_told",
         "heard_at",
         "held",
+        "jitter_ms",
         "line",
         "offset",
         "outdated",
@@ -102,6 +103,7 @@ class Connection:
         "phase",
         "pinged_at",
         "role",
+        "since",
         "user_id",
         "waiting",
     )
@@ -119,6 +121,10 @@ class Connection:
         self.role = Role.VIEWER
         self.offset = 0
         """What to add to the client's clock to get the server's, ms."""
+        self.since = 0
+        """When it joined, ms since 1970: later than all earlier ones of its client."""
+        self.jitter_ms = 0
+        """Within which random part of this its client comes back from a restart."""
         self.waiting = 0
         """Its changes that wait for their decision."""
         self.paused = False

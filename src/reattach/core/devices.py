@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -63,6 +63,22 @@ class DeviceList:
         known = self._devices.get(device_id)
         if known is not None:
             self._put(msgspec.structs.replace(known, last_activity=now))
+
+    def hear(self, devices: Iterable[DeviceRecord]) -> None:
+        """Take in what another node wrote, as far as it is newer."""
+        for device in devices:
+            known = self._devices.get(device.device_id)
+            if known is None or known.last_activity < device.last_activity:
+                self._devices[device.device_id] = device
+                self._untold = True
+
+    def lacks(self, device_ids: Iterable[str]) -> bool:
+        """Say whether some of these are not known."""
+        return any(name not in self._devices for name in device_ids)
+
+    def retell(self) -> None:
+        """Who is online has changed: the others are to be told."""
+        self._untold = True
 
     def take_changed(self) -> dict[str, DeviceRecord]:
         """Return what is to be written, and begin anew."""

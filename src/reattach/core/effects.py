@@ -13,10 +13,12 @@ from reattach.errors import ReattachError
 from reattach.store.base import CommitRecord, IdempotencyRecord, RefusalRecord
 
 __all__ = [
+    "Announce",
     "Effect",
     "Fault",
     "Hang",
     "LookUp",
+    "PassOn",
     "Pause",
     "Request",
     "Result",
@@ -63,6 +65,16 @@ class Fault(msgspec.Struct, frozen=True):
     error: BaseException
 
 
+class PassOn(msgspec.Struct, frozen=True):
+    """Have other nodes send a frame to whoever is connected to the session there."""
+
+    frame: bytes
+
+
+class Announce(msgspec.Struct, frozen=True):
+    """Tell other nodes who is connected here (`Room.seats`)."""
+
+
 class Settle(msgspec.Struct, frozen=True):
     """Answer a request: its effect is durable, or it had none."""
 
@@ -70,7 +82,7 @@ class Settle(msgspec.Struct, frozen=True):
     result: Result | ReattachError
 
 
-Effect: TypeAlias = Send | Hang | Pause | LookUp | Settle | Fault
+Effect: TypeAlias = Send | Hang | Pause | LookUp | Settle | Fault | PassOn | Announce
 
 
 # What waits to be decided

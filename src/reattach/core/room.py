@@ -20,7 +20,8 @@ from reattach.core.connection import (
     Phase,
 )
 from reattach.core.devices import DeviceList
-from reattach.core.effects import Effect, Hang, LookUp, Send
+from reattach.core.effects import Announce, Effect, Hang, LookUp, PassOn, Send
+from reattach.core.elsewhere import Elsewhere, Seat
 from reattach.core.inbox import Decided, Inbox, Told, again
 from reattach.core.limits import Limits
 from reattach.core.schema import Schema
@@ -38,6 +39,7 @@ from reattach.store.base import (
     Expected,
     Loaded,
     RefusalRecord,
+    SessionRecord,
 )
 from reattach.wire import (
     Change,
@@ -91,6 +93,8 @@ class Room:
         self.observers: set[Connection] = set()
         """Lines that only read and are no client: they get commits."""
         self.devices = DeviceList(loaded.devices, limits)
+        self.elsewhere = Elsewhere()
+        """Who is connected on other nodes."""
         self.recorded = loaded.session
         """The session's row as it is in the database."""
         self._activity: list[Activity] = []
@@ -172,8 +176,11 @@ class Room:
             # Out of the room at once: however late it closes, it is not this client any more.
             del self.connections[hello.client_id]
             self.hang(older, Close.SUPERSEDED, "a newer connection of this client took over")
+        latest = max(self.elsewhere.since(hello.client_id), older.since if older else 0)
+        connection.since = max(now, latest + 1)
         self._arrive(connection, hello, now)
         self.connections[hello.client_id] = connection
+        self._emit(Announce())
         connection.phase = Phase.LIVE
         if frames is None:
             self._welcome(
@@ -270,7 +277,8 @@ class Room:
             connection.device_id,
             {"client_id": connection.client_id, "why": why},
         )
-        if not self.connections:
+        self._emit(Announce())
+        if not self.connections and not self.elsewhere:
             self._update_record(disconnected_at=now)
         self._tell_devices(now)
 
@@ -422,6 +430,10 @@ class Room:
             return None
         return append
 
+    def written_devices(self) -> list[DeviceRecord]:
+        """Return the devices that the batch in flight writes."""
+        return [] if self.flight is None else list(self.flight.devices.values())
+
     def land(self, now: int) -> None:
         """The batch is durable (or there was nothing to write): tell everybody."""
         decided = self._end_flight().decided
@@ -507,6 +519,63 @@ class Room:
         """Return every line that is connected here."""
         return [*self.connections.values(), *self.observers]
 
+    # Other nodes
+
+    def seats(self) -> list[Seat]:
+        """Return who is connected here."""
+        return [Seat(one.client_id, one.device_id, one.since) for one in self.connections.values()]
+
+    def hear_seats(
+        self, node: str, number: int, seats: Sequence[Seat], now: int, *, goes_first: bool
+    ) -> None:
+        """Take in who is connected on another node, and send away whom that replaces.
+
+        Of two connections that joined at one moment the other node's is the newer one where it
+        ``goes_first``.
+        """
+        before = self.elsewhere.devices()
+        if not self.elsewhere.hear(node, number, seats):
+            return
+        met = False
+        for seat in seats:
+            mine = self.connections.get(seat.client_id)
+            if mine is None:
+                continue
+            met = True
+            if seat.since > mine.since or (seat.since == mine.since and goes_first):
+                # As in `join`: out of the room at once, however late it closes.
+                del self.connections[seat.client_id]
+                self.hang(mine, Close.SUPERSEDED, "a newer connection of this client took over")
+        if met:
+            # Also where ours is the newer one: the other node seems not to have heard of it.
+            self._emit(Announce())
+        if self.elsewhere.devices() != before:
+            self.devices.retell()
+            self._tell_devices(now)
+
+    def lose_node(self, node: str, now: int) -> None:
+        """Another node is gone, and with it whoever was connected there."""
+        if not self.elsewhere.drop(node):
+            return
+        self.devices.retell()
+        if not self.connections and not self.elsewhere:
+            self._update_record(disconnected_at=now)
+        self._tell_devices(now)
+
+    def pass_on(self, frame: bytes) -> None:
+        """Send a frame that came from another node."""
+        for connection in self.connections.values():
+            self._send(connection, frame)
+
+    def adopt(self, record: SessionRecord, devices: Sequence[DeviceRecord], now: int) -> None:
+        """Take in, at rest, what another node wrote of who came and went."""
+        self.devices.hear(devices)
+        known = self.recorded
+        if _place(record) == _place(known):
+            self.recorded = _latest(known, record)
+            self.session.record = _latest(self.session.record, record)
+        self._tell_devices(now)
+
     # Telling
 
     def _tell(self, told: Told) -> None:
@@ -534,6 +603,7 @@ class Room:
         for other in self.connections.values():
             if other is not connection:
                 self._send(other, data)
+        self._emit(PassOn(data))
 
     def _sync(self, connection: Connection, frame: RequestSync, now: int) -> None:
         seq = self.session.clients[connection.client_id].seq
@@ -569,7 +639,7 @@ class Room:
             "schema": self._schema_name(),
             "server_time": now,
             "heartbeat": HeartbeatTimes(limits.heartbeat_interval_ms, limits.heartbeat_timeout_ms),
-            "reconnect_jitter_ms": limits.reconnect_jitter_ms,
+            "reconnect_jitter_ms": max(limits.reconnect_jitter_ms, connection.jitter_ms),
             "limits": limits.announced(),
         }
         frames = None
@@ -601,13 +671,14 @@ class Room:
 
     def statuses(self) -> list[DeviceStatus]:
         """Return the session's devices, and whether each is connected."""
-        return self.devices.statuses({one.device_id for one in self.connections.values()})
+        here = {one.device_id for one in self.connections.values()}
+        return self.devices.statuses(here | self.elsewhere.devices())
 
     def _arrive(self, connection: Connection, hello: Hello, now: int) -> None:
         self.devices.sight(connection.user_id, hello.device, now)
         record = self.session.record
         left, back = record.disconnected_at, record.reconnected_at
-        if left is not None and (back is None or back < left) and not self.connections:
+        if left is not None and (back is None or back < left):
             self._update_record(reconnected_at=now)
         self._update_record(last_activity=max(now, self.session.record.last_activity))
         self._note(
@@ -640,3 +711,24 @@ class Room:
 
     def _update_record(self, **values: Any) -> None:
         self.session.record = msgspec.structs.replace(self.session.record, **values)
+
+
+def _place(record: SessionRecord) -> tuple[str, int, int]:
+    return record.epoch, record.version, record.access_version
+
+
+def _latest(record: SessionRecord, other: SessionRecord) -> SessionRecord:
+    """Return the record with the latest of who came and went, of two that differ in nothing else.
+
+    Two nodes that hear of each other's in any order come to the same.
+    """
+    return msgspec.structs.replace(
+        record,
+        last_activity=max(record.last_activity, other.last_activity),
+        disconnected_at=_later(record.disconnected_at, other.disconnected_at),
+        reconnected_at=_later(record.reconnected_at, other.reconnected_at),
+    )
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)

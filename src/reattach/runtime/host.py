@@ -12,13 +12,15 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from reattach.bus.base import Bus, Note
+from reattach.bus.base import Bus, Note, Roster, Whisper
 from reattach.core.connection import Close, Connection
 from reattach.core.effects import (
+    Announce,
     Effect,
     Fault,
     Hang,
     LookUp,
+    PassOn,
     Pause,
     Request,
     Result,
@@ -86,7 +88,9 @@ class Host:
         timeout_ms: int,
         forget: Callable[[Host], None],
         bus: Bus | None = None,
+        node: str = "",
     ) -> None:
+        """Make the host of a room; ``node`` is what this one is called on the bus."""
         self.room = room
         self.closed = False
         self.used_at = clock.monotonic()
@@ -100,6 +104,10 @@ class Host:
         self._timeout_ms = timeout_ms
         self._forget = forget
         self._bus = bus
+        self._node = node
+        self._announced = 0
+        self.announced_at = clock.monotonic()
+        """When the other nodes were last told who is connected here."""
         self._recovering = False
         self._singly = 0
         """How many changes are to be decided one at a time, to find a poisoned one."""
@@ -266,12 +274,73 @@ class Host:
         version = room.session.version
         commits = [commit for commit in note.commits if commit.version > version]
         if not commits:
+            room.adopt(note.session, note.devices, self._clock.now())
+            self._rest()
             return
         if commits[0].version != version + 1 or len(room.inbox):
             self.check()
             return
         room.catch_up(note.session, commits, _advances(room, commits))
+        room.adopt(note.session, note.devices, self._clock.now())
         self._rest()
+
+    def hear_roster(self, roster: Roster) -> None:
+        """Take in who is connected on another node, and where the session stands there."""
+        room = self.room
+        if self.closed:
+            return
+        room.hear_seats(
+            roster.node,
+            roster.number,
+            roster.seats,
+            self._clock.now(),
+            goes_first=roster.node > self._node,
+        )
+        if roster.asks and room.connections:
+            self.announce()
+        stands = room.recorded
+        if roster.epoch != stands.epoch or roster.version > stands.version:
+            # What was said of it was lost, or is being written here as well.
+            if room.at_rest:
+                self.check()
+        elif room.devices.lacks(seat.device_id for seat in roster.seats):
+            self._spawn(self._meet_devices())
+        self.flush()
+
+    def hear_whisper(self, whisper: Whisper) -> None:
+        """Send on what somebody on another node wants to be seen."""
+        self.room.pass_on(whisper.frame)
+        self.flush()
+
+    def lose_node(self, node: str) -> None:
+        """Another node is gone."""
+        self.room.lose_node(node, self._clock.now())
+        self.flush()
+
+    def announce(self, *, asks: bool = False) -> None:
+        """Tell the other nodes who is connected here; with ``asks`` they are to tell, too."""
+        if self._bus is None:
+            return
+        self._announced += 1
+        self.announced_at = self._clock.monotonic()
+        recorded = self.room.recorded
+        self._bus.publish(
+            Roster(
+                session_id=recorded.session_id,
+                node=self._node,
+                number=self._announced,
+                epoch=recorded.epoch,
+                version=recorded.version,
+                seats=self.room.seats(),
+                asks=asks,
+            )
+        )
+
+    async def _meet_devices(self) -> None:
+        devices = await self._insist(lambda: self._store.devices(self.room.session_id))
+        if devices is not None and not self.closed:
+            self.room.devices.hear(devices)
+            self.flush()
 
     def compare(self, seen: tuple[str, int, int], found: tuple[str, int, int] | None) -> None:
         """Take in where the session stands in the database, asked for when it stood at ``seen``.
@@ -311,10 +380,7 @@ class Host:
         if outcome is Outcome.OK:
             self._singly = max(0, self._singly - 1)
             self._condemned = False
-            self.room.land(self._clock.now())
-            if self._bus is not None and self.room.session.commits:
-                commits = list(self.room.session.commits)
-                self._bus.publish(Note(session=self.room.recorded, commits=commits))
+            self._land()
             self._rest()
         else:
             log.info("session moved elsewhere, loading it again", session=self.room.session_id)
@@ -372,7 +438,17 @@ class Host:
 
     # Inside
 
+    def _land(self) -> None:
+        """What was written is durable: tell everybody, the other nodes, too."""
+        room = self.room
+        before, devices = room.recorded, room.written_devices()
+        room.land(self._clock.now())
+        commits = list(room.session.commits)
+        if self._bus is not None and (commits or devices or room.recorded != before):
+            self._bus.publish(Note(session=room.recorded, commits=commits, devices=devices))
+
     def _carry_out(self, effects: list[Effect]) -> None:
+        announced = False
         for effect in effects:
             if type(effect) is Send:
                 effect.connection.line.send(effect.frames)
@@ -391,12 +467,22 @@ class Host:
                 effect.connection.line.pause(effect.paused)
             elif type(effect) is LookUp:
                 self._spawn(self._look_up(effect))
+            elif type(effect) is PassOn:
+                if self._bus is not None:
+                    whisper = Whisper(
+                        session_id=self.session_id, node=self._node, frame=effect.frame
+                    )
+                    self._bus.publish(whisper)
+            elif type(effect) is Announce:
+                announced = True
             elif type(effect) is Fault:
                 log.error(
                     "a change failed inside the server and was refused",
                     session=self.room.session_id,
                     exc_info=effect.error,
                 )
+        if announced:
+            self.announce()
 
     def _rest(self) -> None:
         """The state at hand is durable: let those look who waited, then go on."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from reattach.bus.base import Bus, Note
+from reattach.bus.base import Beat, Bus, Message, Missed, Note, Roster, Watched, Whisper
 from reattach.core.connection import Close, Connection, Phase, Role
 from reattach.core.effects import Request
 from reattach.core.limits import Limits
@@ -56,6 +56,16 @@ __all__ = ["Identify", "Registry", "User"]
 log = structlog.get_logger("reattach.registry")
 
 _TICK_MS = 1_000
+_HURRY_MS = 500
+"""How often the open sessions are compared with the database while no bus tells of them."""
+_BEAT_MS = 2_000
+_LEASE_MS = 7_000
+"""How long a node counts as living after its last sign of life."""
+_ANNOUNCE_MS = 10_000
+"""How often it is told again who is connected to a session, where other nodes are known."""
+_HANDSHAKE_MS = 2
+"""What the return of one connection may cost a node that is to take many: two cores' worth is the
+spread, because another node's clients come as well."""
 _LOOK_MS = 30_000
 """How long, at most, a clock is trusted to run on evenly until a token expires."""
 _ATTEMPTS = 10
@@ -129,6 +139,8 @@ class Registry:
         """The database's."""
         self.server_client = f"server:{clock.new_id()}"
         """The client id of what this process writes on its own, or for HTTP."""
+        self.node = self.server_client.partition(":")[2]
+        """What this process is called on the bus."""
         self.stopping = False
         self.connections: dict[Connection, Host | None] = {}
         self.hosts: dict[str, Host] = {}
@@ -138,6 +150,9 @@ class Registry:
         self._bus = bus
         self._unsubscribe: Callable[[], None] | None = None
         self._comparing = False
+        self._nodes: dict[str, int] = {}
+        """The other nodes, and when they last gave a sign of life."""
+        self._beat_at = 0
         self._opening: dict[str, asyncio.Task[Host]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -147,7 +162,9 @@ class Registry:
         self._committer.start()
         if self._bus is not None:
             self._unsubscribe = self._bus.subscribe(self._hear)
+            await self._bus.open(self.identity)
         self._spawn(self._tick())
+        self._spawn(self._hurry())
 
     async def stop(self, *, timeout_ms: int) -> None:
         """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""
@@ -170,6 +187,9 @@ class Registry:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._bus is not None:
+            self._bus.publish(Beat(node=self.node, leaves=True))
+            await self._bus.close()
         await self.store.close()
 
     # Sessions
@@ -192,6 +212,19 @@ class Registry:
         return await asyncio.shield(task)
 
     async def _open(self, session_id: str) -> Host:
+        """Open a session; what others say of it is heard from before it is read."""
+        if self._bus is None:
+            return await self._load(session_id)
+        self._bus.watch(session_id)
+        try:
+            host = await self._load(session_id)
+        finally:
+            if session_id not in self.hosts:
+                self._bus.unwatch(session_id)
+        host.announce(asks=True)
+        return host
+
+    async def _load(self, session_id: str) -> Host:
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
                 loaded = await self.store.load(session_id)
@@ -208,6 +241,7 @@ class Registry:
             timeout_ms=self._timeout_ms,
             forget=self._forget,
             bus=self._bus,
+            node=self.node,
         )
         if schema is not None and (loaded.session.schema_version or 1) < schema.version:
             try:
@@ -216,7 +250,7 @@ class Registry:
                 if not await self._upgraded(session_id, schema):
                     raise
                 # Another node, which loaded it at the same moment, was quicker.
-                return await self._open(session_id)
+                return await self._load(session_id)
         self.hosts[session_id] = host
         return host
 
@@ -290,10 +324,67 @@ class Registry:
 
     # Other nodes
 
-    def _hear(self, note: Note) -> None:
-        host = self.hosts.get(note.session.session_id)
-        if host is not None:
-            host.hear(note)
+    def _hear(self, message: Message | Missed | Watched) -> None:
+        if isinstance(message, Missed):
+            # Whatever was said meanwhile: read it, and ask the others who is there.
+            self._compare_soon()
+            for host in self.hosts.values():
+                host.announce(asks=True)
+        elif isinstance(message, Beat):
+            self._live(message.node, leaves=message.leaves)
+        else:
+            self._hear_of(message)
+
+    def _hear_of(self, message: Note | Whisper | Roster | Watched) -> None:
+        if isinstance(message, Roster):
+            self._live(message.node)
+        host = self.hosts.get(message.session_id)
+        if host is None or (isinstance(message, Roster | Whisper) and message.node == self.node):
+            return
+        if isinstance(message, Roster):
+            host.hear_roster(message)
+        elif isinstance(message, Whisper):
+            host.hear_whisper(message)
+        elif isinstance(message, Watched):
+            host.announce(asks=True)
+        else:
+            host.hear(message)
+
+    def _live(self, node: str, *, leaves: bool = False) -> None:
+        """A node gave a sign of life, or its last."""
+        if node == self.node:
+            return
+        if not leaves:
+            self._nodes[node] = self.clock.monotonic()
+        elif self._nodes.pop(node, None) is not None:
+            self._lose(node)
+
+    def _lose(self, node: str) -> None:
+        for host in list(self.hosts.values()):
+            host.lose_node(node)
+
+    def _look_after_nodes(self) -> None:
+        """Give signs of life, and find out who gives none any more."""
+        if self._bus is None:
+            return
+        now = self.clock.monotonic()
+        if not self._bus.live:
+            # Nobody can be heard: nobody is known to be gone.
+            self._nodes = dict.fromkeys(self._nodes, now)
+            return
+        if now - self._beat_at >= _BEAT_MS:
+            self._beat_at = now
+            self._bus.publish(Beat(node=self.node))
+        for node, heard_at in list(self._nodes.items()):
+            if now - heard_at >= _LEASE_MS:
+                del self._nodes[node]
+                log.warning("a node has given no sign of life, and counts as gone", node=node)
+                self._lose(node)
+
+    def _compare_soon(self) -> None:
+        if self.hosts and not self._comparing:
+            self._comparing = True
+            self._spawn(self._compare())
 
     async def _compare(self) -> None:
         """Compare where the open sessions stand with the database: news may have been lost."""
@@ -312,6 +403,8 @@ class Registry:
     def _forget(self, host: Host) -> None:
         if self.hosts.get(host.room.session_id) is host:
             del self.hosts[host.room.session_id]
+            if self._bus is not None:
+                self._bus.unwatch(host.room.session_id)
 
     async def admit(self, session_id: str, user: User) -> tuple[Host, str]:
         """Return a session and the user's role in it.
@@ -437,6 +530,7 @@ class Registry:
         """Take in a new line; its first frame has to be a hello."""
         connection = Connection(line, self.clock.now())
         self.connections[connection] = None
+        connection.jitter_ms = _HANDSHAKE_MS * len(self.connections)
         if self.stopping:
             line.close(Close.RESTART, "the server restarts: come back")
         return connection
@@ -716,13 +810,21 @@ class Registry:
             now = self.clock.now()
             for connection in list(self.connections):
                 self._check(connection, now)
-            if self.hosts and not self._comparing:
-                self._comparing = True
-                self._spawn(self._compare())
+            self._compare_soon()
+            self._look_after_nodes()
             for host in list(self.hosts.values()):
                 host.tick()
+                since = self.clock.monotonic() - host.announced_at
+                if self._nodes and host.room.connections and since >= _ANNOUNCE_MS:
+                    host.announce()
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
                     self._forget(host)
+
+    async def _hurry(self) -> None:
+        while True:
+            await self.clock.sleep(_HURRY_MS)
+            if self._bus is None or not self._bus.live:
+                self._compare_soon()
 
     def _check(self, connection: Connection, now: int) -> None:
         wants = connection.silence(now, self.limits)

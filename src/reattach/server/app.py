@@ -13,9 +13,11 @@ from importlib.metadata import version
 from typing import Final, Self
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
+from reattach.bus.base import Bus
 from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.registry import Registry
@@ -114,6 +116,11 @@ class Reattach:
         self.settings = self.settings.model_copy(update={"database": url})
         self._store = None
 
+    def use_redis(self, url: str) -> None:
+        """Tell other nodes by a Redis or Valkey from the next start on; raises `BadSetting`."""
+        bus_at(url)
+        self.settings = self.settings.model_copy(update={"redis": SecretStr(url)})
+
     def use_tokens(self) -> None:
         """Let in whoever has a valid JSON Web Token, from the next start on (``--auth jwt``).
 
@@ -200,6 +207,7 @@ class Reattach:
             store_timeout_ms=settings.store_timeout_ms,
             idle_session_ms=settings.idle_session_ms,
             schemas=self.schemas,
+            bus=None if settings.redis is None else bus_at(settings.redis.get_secret_value()),
         )
 
 
@@ -295,3 +303,11 @@ def store_at(url: str) -> Store:
             code="bad_database_url",
         )
     return SQLiteStore(path)
+
+
+def bus_at(url: str) -> Bus:
+    """Return the bus that a Redis URL means; raises `BadSetting` for one that means none."""
+    # Where there is no Redis, its client need not be loaded.
+    from reattach.bus.redis import RedisBus  # noqa: PLC0415
+
+    return RedisBus(url)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from random import Random
 
-from reattach.bus.base import Listener, Note
+from reattach.bus.base import Listener, Message, Missed, Note, Watched
 from reattach.core.limits import Limits
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema
@@ -109,24 +109,39 @@ class BadBus:
 
 
 class _NodeBus:
-    """One node's end of the bus."""
+    """One node's end of the bus. It carries commits alone: whether they come is what is played."""
+
+    live = True
 
     def __init__(self, node: Node, bus: BadBus) -> None:
         self._node = node
         self._bus = bus
 
-    def publish(self, note: Note) -> None:
-        self._bus.carry(self._node.name, note)
+    async def open(self, identity: str) -> None:
+        """The world has it."""
+
+    async def close(self) -> None:
+        """The world keeps it."""
+
+    def publish(self, message: Message) -> None:
+        if isinstance(message, Note) and message.commits:
+            self._bus.carry(self._node.name, message)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         context, loop = self._node.context, asyncio.get_running_loop()
 
-        def hear(note: Note) -> None:
-            loop.call_soon(listener, note, context=context)
+        def hear(message: Message | Missed | Watched) -> None:
+            loop.call_soon(listener, message, context=context)
 
         name = self._node.name
         self._bus.add(name, hear)
         return lambda: self._bus.drop(name)
+
+    def watch(self, session_id: str) -> None:
+        """Everything is heard anyway."""
+
+    def unwatch(self, session_id: str) -> None:
+        """Everything is heard anyway."""
 
 
 class Node:
