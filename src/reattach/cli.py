@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from reattach import logs
 from reattach.errors import BadSetting, ReattachError
 from reattach.server.app import Reattach
 from reattach.server.uvicorn_ws import UvicornProtocol
+from reattach.server.workers import Workers
 from reattach.settings import Settings
 from reattach.typescript import of_model
 
@@ -137,6 +138,14 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many processes serve, each a node of its own: one for each core, at most."
+            " More than one needs PostgreSQL.",
+        ),
+    ] = 1,
     log_level: Annotated[
         LogLevel, typer.Option(help="What to log, from this level on.")
     ] = LogLevel.INFO,
@@ -145,15 +154,53 @@ def serve(
     """Serve sessions until SIGTERM or SIGINT."""
     logs.configure(log_level.value, json=json_logs)
     with _in_one_line():
-        served = _load(app, database, auth)
-        if redis is not None:
-            served.use_redis(redis)
-        if allow_origin:
-            served.allow_origins(allow_origin)
+        prepare = partial(_prepare, app, database, auth, redis, allow_origin)
+        served = prepare()
+        served.check_workers(workers)
         _check_host(served, host)
         sockets = _bind(host, port)
-        server = _Server(served, sockets, partial(_say_ready, host, sockets))
-        server.run()
+        ready = partial(_say_ready, host, sockets)
+        if workers == 1:
+            _Server(served, sockets, ready).run()
+            return
+        work = partial(_work, prepare, log_level, json_logs)
+        grace = served.settings.shutdown_timeout_ms / 1000 + 2 * _LAST_RESORT
+        code = Workers(workers, work, sockets, ready=ready, grace=grace).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def _prepare(
+    app: str | None,
+    database: str | None,
+    auth: Auth | None,
+    redis: str | None,
+    allow_origin: list[str] | None,
+) -> Reattach:
+    """Return what is to be served, as the options have it."""
+    served = _load(app, database, auth)
+    if redis is not None:
+        served.use_redis(redis)
+    if allow_origin:
+        served.allow_origins(allow_origin)
+    return served
+
+
+def _work(
+    prepare: Callable[[], Reattach],
+    log_level: LogLevel,
+    json_logs: bool,
+    sockets: Sequence[socket.socket],
+    ready: Callable[[], None],
+) -> int:
+    """Serve as one of several, in a process of its own."""
+    logs.configure(log_level.value, json=json_logs)
+    try:
+        with _in_one_line():
+            _Server(prepare(), list(sockets), ready).run()
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
 
 
 @main.command()

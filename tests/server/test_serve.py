@@ -178,6 +178,12 @@ def test_a_database_that_is_none_is_told(tmp_path: Path, url: str, says: str) ->
     assert "secret" not in said
 
 
+def test_several_workers_are_refused_on_sqlite(tmp_path: Path) -> None:
+    said = refusal("--workers", "2", cwd=tmp_path)
+    assert "expected one worker on SQLite" in said
+    assert "postgresql://" in said
+
+
 @pytest.mark.parametrize("way", ["--redis", "REATTACH_REDIS"])
 def test_a_redis_url_that_is_none_is_refused_and_not_told(tmp_path: Path, way: str) -> None:
     url = "http://:s3cret@localhost"

@@ -121,6 +121,14 @@ class Reattach:
         bus_at(url)
         self.settings = self.settings.model_copy(update={"redis": SecretStr(url)})
 
+    def check_workers(self, workers: int) -> None:
+        """Raise `BadSetting` where so many processes cannot share the database."""
+        if workers > 1 and isinstance(self._new_store(), SQLiteStore):
+            raise BadSetting(
+                f"expected one worker on SQLite, whose file one process holds, got {workers}: leave"
+                " out --workers, or give a --database postgresql://…"
+            )
+
     def use_tokens(self) -> None:
         """Let in whoever has a valid JSON Web Token, from the next start on (``--auth jwt``).
 
@@ -197,11 +205,13 @@ class Reattach:
         async with self:
             yield
 
+    def _new_store(self) -> Store:
+        return store_at(self.settings.database) if self._store is None else self._store
+
     def _new_registry(self) -> Registry:
         settings = self.settings
-        store = store_at(settings.database) if self._store is None else self._store
         return Registry(
-            store,
+            self._new_store(),
             settings.limits(one_user=self.authenticate is None),
             self.clock,
             store_timeout_ms=settings.store_timeout_ms,
