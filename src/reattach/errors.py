@@ -14,6 +14,7 @@ __all__ = [
     "DatabaseHeld",
     "Forbidden",
     "KeyAnswered",
+    "LastOwner",
     "NotAuthenticated",
     "OutboxHeld",
     "PreconditionFailed",
@@ -26,6 +27,7 @@ __all__ = [
     "StoreRefused",
     "StoreUnavailable",
     "TooLarge",
+    "TooManyMembers",
     "Unavailable",
     "VersionGone",
 ]
@@ -89,6 +91,20 @@ class KeyAnswered(ReattachError):
     """Another request with this ``Idempotency-Key`` took effect first: its answer is recorded."""
 
     code = "idempotency_key_answered"
+    status = 409
+
+
+class LastOwner(ReattachError):
+    """A session has an owner as long as it is there: make somebody else one, or erase it."""
+
+    code = "last_owner"
+    status = 409
+
+
+class TooManyMembers(ReattachError):
+    """A session has as many members as it may: remove one first."""
+
+    code = "too_many_members"
     status = 409
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from reattach.core.limits import Limits
 from reattach.errors import Unavailable
+from reattach.runtime.access import Action
 from reattach.runtime.host import Host
 from reattach.runtime.registry import User
 from reattach.store.base import SessionRecord
@@ -449,9 +450,11 @@ async def test_another_users_client_id_gets_4403_and_disturbs_nobody() -> None:
 async def thief_joins(node: Node, thief: LineClient) -> tuple[int, str]:
     admit = node.registry.admit
 
-    async def as_owner(session_id: str, user: User) -> tuple[Host, str]:
+    async def as_owner(
+        session_id: str, user: User, action: Action = Action.READ
+    ) -> tuple[Host, str]:
         del user
-        return await admit(session_id, User("u"))
+        return await admit(session_id, User("u"), action)
 
     node.registry.admit = as_owner  # type: ignore[method-assign]
     try:

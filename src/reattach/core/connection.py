@@ -102,8 +102,11 @@ class Connection:
         "paused",
         "phase",
         "pinged_at",
+        "presence",
+        "presences",
         "role",
         "since",
+        "user",
         "user_id",
         "waiting",
     )
@@ -117,6 +120,8 @@ class Connection:
         """Frames that came before the welcome, with their sizes in bytes."""
         self.client_id = ""
         self.device_id = ""
+        self.user: Any = None
+        """Who is there, as whoever let it in knows them."""
         self.user_id = ""
         self.role = Role.VIEWER
         self.offset = 0
@@ -132,6 +137,10 @@ class Connection:
         """Whether its client is too old for the session's schema, and may only read."""
         self.gap_told = False
         """Whether it was told of a gap in its numbers that still stands."""
+        self.presences = 0
+        """How often it told of its presence since the last tick."""
+        self.presence: bytes | None = None
+        """What it told last, where that was too often to be passed on at once."""
 
     def silence(self, now: int, limits: Limits) -> str | None:
         """Return what its silence asks for: ``close``, ``ping`` or nothing. Call once a second."""

@@ -101,7 +101,8 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     Where ``proposal.seq`` is 0 it is the server's: it takes its client's next number when it is
     decided (``number``, and when: ``at``), and leaves nothing behind when it is refused.
     ``unless`` may refuse it on the state at hand. ``record`` makes the row for its idempotency key,
-    and ``key`` (user, route and key) is where that row goes.
+    and ``key`` (user, route and key) is where that row goes. Where the session's access version is
+    not ``proposal.access_version`` any more, nothing is decided: its author has to be let in anew.
     """
 
     proposal: Proposal

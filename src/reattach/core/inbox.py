@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from reattach.core.connection import Connection, Role
+from reattach.core.connection import Connection
 from reattach.core.effects import (
     Effect,
     Fault,
@@ -26,7 +26,7 @@ from reattach.core.effects import (
 from reattach.core.limits import Limits
 from reattach.core.schema import Schema, renamed
 from reattach.core.session import Client, Proposal, Session, apply_ops
-from reattach.errors import ChangeRefused, ReattachError
+from reattach.errors import ChangeRefused, ReattachError, Unavailable
 from reattach.store.base import CommitRecord, RefusalRecord
 from reattach.wire import Change, Error, Op, encode
 
@@ -215,6 +215,14 @@ class Inbox:
             return
         if connection is not None:
             connection.gap_told = False
+        if connection is not None and proposal.role != connection.role:
+            # Its role is another one since it was sent.
+            proposal = msgspec.structs.replace(proposal, role=connection.role)
+        if proposal.access_version not in {None, session.record.access_version}:
+            assert request is not None
+            moved = Unavailable("who may do what here changed meanwhile: try again")
+            decided.settled.append((request, moved))
+            return
         if request is not None and request.unless is not None:
             objection = request.unless(session)
             if objection is not None:
@@ -341,9 +349,7 @@ def propose(
     resolve: Op | None = None
     outdated = False
     ends = False
-    if role == Role.VIEWER:
-        refused = ChangeRefused("a viewer may not write", code="forbidden")
-    elif refused is None and len(ops) > limits.max_change_operations:
+    if refused is None and len(ops) > limits.max_change_operations:
         refused = ChangeRefused(
             f"expected at most {limits.max_change_operations} operations, got {len(ops)}",
             code="too_many_operations",
@@ -379,6 +385,7 @@ def propose(
         refused=refused,
         ends=ends,
         outdated=outdated,
+        role=role,
     )
 
 

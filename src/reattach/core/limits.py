@@ -27,6 +27,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight_changes: int = 256
     max_user_connections: int | None = 16
     max_presence_bytes: int = 4 * _KIB
+    max_presence_rate: int = 20
+    """Frames of one connection that are passed on in a second; then the newest waits for the next.
+    """
     max_device_info_bytes: int = 4 * _KIB
     max_text_history_bytes: int = 512 * _KIB
     saved_state_floor_bytes: int = 64 * _KIB

@@ -18,6 +18,7 @@ from reattach.core.connection import (
     Close,
     Connection,
     Phase,
+    Role,
 )
 from reattach.core.devices import DeviceList
 from reattach.core.effects import Announce, Effect, Hang, LookUp, PassOn, Send
@@ -38,6 +39,7 @@ from reattach.store.base import (
     DeviceRecord,
     Expected,
     Loaded,
+    MemberRecord,
     RefusalRecord,
     SessionRecord,
 )
@@ -97,6 +99,8 @@ class Room:
         """Who is connected on other nodes."""
         self.recorded = loaded.session
         """The session's row as it is in the database."""
+        self.members = {member.user_id: member.role for member in loaded.members}
+        """The roles of its users, without that of the owner of record."""
         self._activity: list[Activity] = []
         self._new_clients: list[str] = []
         self.ended = not loaded.session.is_active
@@ -122,6 +126,10 @@ class Room:
     def session_id(self) -> str:
         """The session's id."""
         return self.recorded.session_id
+
+    def role_of(self, user_id: str) -> str | None:
+        """Return a user's role; None: to them the session does not exist."""
+        return Role.OWNER if user_id == self.recorded.user_id else self.members.get(user_id)
 
     def take_effects(self) -> list[Effect]:
         """Return what is to be carried out, in order, and begin anew."""
@@ -313,12 +321,10 @@ class Room:
             self._sync(connection, frame, now)
         elif act is Act.CHECKPOINT:
             assert isinstance(frame, SaveCheckpoint)
-            self.complain(
-                connection,
-                "not_supported",
-                "checkpoints come with a later version",
-                ref=printable(frame.ref),
-            )
+            code, why = "not_supported", "checkpoints come with a later version"
+            if connection.role == Role.VIEWER:
+                code, why = "forbidden", "a viewer may not save checkpoints"
+            self.complain(connection, code, why, ref=printable(frame.ref))
         elif act is Act.HOLD:
             connection.held.append((frame, size))
         else:
@@ -351,6 +357,11 @@ class Room:
     def tick(self, now: int) -> None:
         """Do what is due; called about once a second."""
         self._tell_devices(now)
+        for connection in list(self.connections.values()):
+            connection.presences = 0
+            data, connection.presence = connection.presence, None
+            if data is not None:
+                self._show(connection, data)
 
     def observe(self, connection: Connection, frames: Sequence[bytes] | None, now: int) -> None:
         """Let a reader in, at rest; ``frames`` None means that it starts with the state."""
@@ -481,10 +492,12 @@ class Room:
         recorded: Any,
         commits: Sequence[CommitRecord],
         clients: Sequence[tuple[ClientRecord, Sequence[RefusalRecord]]],
+        members: Sequence[MemberRecord] | None = None,
     ) -> None:
         """Take in what the database holds beyond what is here, and tell everybody.
 
-        ``clients`` are those with changes in line, with their refusals from the first of these on.
+        ``clients`` are those with changes in line, with their refusals from the first of these on;
+        ``members`` are given where they are not those that are known here.
         """
         session = self.session
         # Who came and went is not in the log: it is still to be written.
@@ -496,12 +509,31 @@ class Room:
         session.replay(commits)
         session.record = msgspec.structs.replace(recorded, **pending)
         self.recorded = recorded
+        if members is not None:
+            self.members = {member.user_id: member.role for member in members}
         for record, refusals in clients:
             client = session.know(record, known=True)
             client.refusals.update((one.seq, one) for one in refusals)
         refused = [one for _, refusals in clients for one in refusals]
         self._tell(self.inbox.found(commits, refused))
         self._end()
+
+    def set_role(self, connection: Connection, role: str | None, now: int) -> None:
+        """At rest: have a user's role be another one on their connection, and tell its client.
+
+        What it sent and is not decided yet is decided by the new role.
+        """
+        if connection.phase is not Phase.LIVE or role == connection.role:
+            return
+        if role is None:
+            self.hang(connection, Close.NO_SESSION, "there is no such session")
+            return
+        connection.role = role
+        client = self.session.clients.get(connection.client_id)
+        seq = 0 if client is None else client.seq
+        # It has been sent every commit there is.
+        epoch, version = self.recorded.epoch, self.session.version
+        self._welcome(connection, epoch, version, seq, created=False, now=now)
 
     def looked_up(self, lookup: LookUp, decision: Decision | None) -> None:
         """A number that came again was decided as ``decision`` says."""
@@ -600,6 +632,14 @@ class Room:
             most = self.limits.max_presence_bytes
             self.complain(connection, "too_large", f"expected presence of at most {most} bytes")
             return
+        connection.presences += 1
+        if connection.presences > self.limits.max_presence_rate:
+            # What floods would have the others too slow to read it all, and closed for that.
+            connection.presence = data
+        else:
+            self._show(connection, data)
+
+    def _show(self, connection: Connection, data: bytes) -> None:
         for other in self.connections.values():
             if other is not connection:
                 self._send(other, data)

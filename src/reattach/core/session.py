@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from reattach.core.connection import Role
 from reattach.core.document import ABSENT, Document
 from reattach.core.index import ANONYMOUS, Index, Write
 from reattach.core.limits import Limits
@@ -125,6 +126,10 @@ class Proposal(msgspec.Struct, kw_only=True):
     """Whether it makes the state one of the schema's present version."""
     user_id: str | None = None
     """On whose behalf the server writes; a device's user is its client's."""
+    role: str | None = None
+    """The role of who writes; None is the server itself, which may write everything."""
+    access_version: int | None = None
+    """The access version at which its author was let in, where nobody follows what became of it."""
 
 
 class Session:
@@ -252,6 +257,11 @@ class Session:
         )
 
     def _commit(self, proposal: Proposal, client: Client, at: int) -> CommitRecord:
+        if proposal.role == Role.VIEWER:
+            raise ChangeRefused(
+                "a viewer may not write: ask an owner of the session to be made an editor",
+                code="forbidden",
+            )
         if proposal.refused is not None:
             raise proposal.refused
         if not self.record.is_active:

@@ -87,10 +87,14 @@ class Host:
         *,
         timeout_ms: int,
         forget: Callable[[Host], None],
+        readmit: Callable[[Host], None],
         bus: Bus | None = None,
         node: str = "",
     ) -> None:
-        """Make the host of a room; ``node`` is what this one is called on the bus."""
+        """Make the host of a room; ``node`` is what this one is called on the bus.
+
+        ``readmit`` is called, at rest, when it was changed who may do what.
+        """
         self.room = room
         self.closed = False
         self.used_at = clock.monotonic()
@@ -103,6 +107,7 @@ class Host:
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._forget = forget
+        self._readmit = readmit
         self._bus = bus
         self._node = node
         self._announced = 0
@@ -239,8 +244,15 @@ class Host:
         self.flush()
 
     def hold(self) -> None:
-        """At rest: write nothing and show nothing until `close`, which is to follow."""
+        """At rest: write nothing and show nothing until `close` or `go_on`, one of which is to
+        follow.
+        """
         self._recovering = True
+
+    def go_on(self) -> None:
+        """Take in what was written meanwhile, and go on."""
+        if not self.closed:
+            self._spawn(self._catch_up())
 
     def close(self, code: int, reason: str) -> None:
         """Forget the session in memory and send its connections away; they come back."""
@@ -268,7 +280,8 @@ class Host:
         if self._recovering or not room.at_rest:
             self._at_rest.append(lambda: self.hear(note))
             return
-        if note.session.epoch != room.recorded.epoch:
+        known = room.recorded
+        if (note.session.epoch, note.session.access_version) != (known.epoch, known.access_version):
             self.check()
             return
         version = room.session.version
@@ -539,9 +552,11 @@ class Host:
             self.close(Close.RESTART, "the session changed elsewhere: come back")
             return
         self._recovering = False
-        record, commits, clients, answered = found
+        record, commits, clients, members, answered = found
         room = self.room
-        room.catch_up(record, commits, clients)
+        room.catch_up(record, commits, clients, members)
+        if members is not None:
+            self._readmit(self)
         for request in answered:
             room.inbox.withdraw(request, KeyAnswered("the request was answered before: ask again"))
         self._rest()
@@ -553,6 +568,8 @@ class Host:
             return None
         if record.schema_version != room.recorded.schema_version:
             return None  # another node has another version of its schema
+        if record.user_id != room.recorded.user_id:
+            return None  # its clients and devices may be another user's, too
         commits = await store.log(
             room.session_id, first=room.session.version + 1, last=record.version
         )
@@ -571,7 +588,10 @@ class Host:
             for request in room.inbox.keyed()
             if request.key is not None and await store.idempotent(*request.key) is not None
         ]
-        return record, commits, clients, answered
+        members = None
+        if record.access_version != room.recorded.access_version:
+            members = await store.members(room.session_id)
+        return record, commits, clients, members, answered
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -24,6 +24,7 @@ from reattach.errors import (
     AlreadyExists,
     ChangeRefused,
     Forbidden,
+    LastOwner,
     NotAuthenticated,
     ReattachError,
     SessionErased,
@@ -31,8 +32,10 @@ from reattach.errors import (
     StoreError,
     StoreRefused,
     TooLarge,
+    TooManyMembers,
     Unavailable,
 )
+from reattach.runtime.access import Action, Authorize, SessionAccess, allows, effective_role
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
 from reattach.runtime.host import Host, Line
@@ -43,9 +46,11 @@ from reattach.store.base import (
     DeviceRecord,
     Expected,
     IdempotencyRecord,
+    MemberRecord,
     Outcome,
     SavedState,
     SessionRecord,
+    Standing,
     Store,
     Tombstone,
 )
@@ -68,6 +73,9 @@ _HANDSHAKE_MS = 2
 spread, because another node's clients come as well."""
 _LOOK_MS = 30_000
 """How long, at most, a clock is trusted to run on evenly until a token expires."""
+_MOST_MEMBERS = 1_000
+"""Members of a session beside its owner of record: all are read when it is opened."""
+_MOVED = "who may do what here changed meanwhile: come back"
 _ATTEMPTS = 10
 """How often the log is read on, while others write faster, before a state is sent instead."""
 
@@ -129,8 +137,11 @@ class Registry:
         idle_session_ms: int,
         schemas: Sequence[Schema] = (),
         bus: Bus | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
-        """Make a node. ``bus`` leads to the others that serve the same database, if there are."""
+        """Make a node. ``bus`` leads to the others that serve the same database, if there are;
+        ``authorize`` is the application's word on who may do what.
+        """
         self.store = store
         self.limits = limits
         self.clock = clock
@@ -148,6 +159,7 @@ class Registry:
         self._timeout_ms = store_timeout_ms
         self._idle_ms = idle_session_ms
         self._bus = bus
+        self._authorize = authorize
         self._unsubscribe: Callable[[], None] | None = None
         self._comparing = False
         self._nodes: dict[str, int] = {}
@@ -240,6 +252,7 @@ class Registry:
             self.clock,
             timeout_ms=self._timeout_ms,
             forget=self._forget,
+            readmit=self._readmit,
             bus=self._bus,
             node=self.node,
         )
@@ -303,10 +316,13 @@ class Registry:
         resolve: Op | None = None,
         upgrades: bool = False,
         user_id: str | None = None,
+        role: str | None = None,
+        access_version: int | None = None,
     ) -> Request:
         """Make a change by this process, the session's next of its own client.
 
-        ``user_id`` says on whose behalf; it stands in the commit's ``by``.
+        ``user_id`` says on whose behalf; it stands in the commit's ``by``. It may write what
+        ``role`` may, None everything, and only while the access version is the one given.
         """
         name = self.server_client
         record = await self.store.client(host.session_id, name)
@@ -318,7 +334,13 @@ class Registry:
 
         await host.at_rest(know)
         proposal = Proposal(
-            client_id=name, edit=edit, resolve=resolve, upgrades=upgrades, user_id=user_id
+            client_id=name,
+            edit=edit,
+            resolve=resolve,
+            upgrades=upgrades,
+            user_id=user_id,
+            role=role,
+            access_version=access_version,
         )
         return Request(proposal=proposal)
 
@@ -406,25 +428,165 @@ class Registry:
             if self._bus is not None:
                 self._bus.unwatch(host.room.session_id)
 
-    async def admit(self, session_id: str, user: User) -> tuple[Host, str]:
+    # Who may do what
+
+    async def admit(
+        self, session_id: str, user: User, action: Action = Action.READ
+    ) -> tuple[Host, str]:
         """Return a session and the user's role in it.
 
         To a stranger it does not exist (`SessionNotFound`); to a member of an erased one it is
-        gone (`SessionErased`).
-        """
-        try:
-            host = await self.open(session_id)
-        except SessionNotFound:
-            await self._tell_erased(session_id, user)
-            raise
-        if host.room.recorded.user_id != user.id:
-            raise SessionNotFound("there is no such session")
-        return host, Role.OWNER
+        gone (`SessionErased`). Raises `Forbidden` for what a member may not do.
 
-    async def _tell_erased(self, session_id: str, user: User) -> None:
-        found = await self.store.session(session_id)
-        if isinstance(found, Tombstone) and _member_hash(found.salt, user.id) in found.members:
-            raise SessionErased("the session was erased")
+        A stranger has the session's row read, as for one that does not exist, and nothing more.
+        """
+        access, version = await self._access(session_id, user)
+        role = await effective_role(self._authorize, user, access)
+        if role is None or not access.user_id:
+            raise SessionNotFound("there is no such session")
+        if not await allows(self._authorize, user, access, action):
+            raise Forbidden(f"a session's {role} may not {action} it: ask one of its owners")
+        host = await self.open(session_id)
+        if self._authorize is None and host.stands[2] >= version:
+            # It may have been opened, or heard of more, after its row was read.
+            role = host.room.role_of(user.id)
+            if role is None:
+                raise SessionNotFound("there is no such session")
+        return host, role
+
+    async def _access(self, session_id: str, user: User) -> tuple[SessionAccess, int]:
+        """Return what a user is to a session by the members' list, and the list's version."""
+        host = self.hosts.get(session_id)
+        role = None if host is None else host.room.role_of(user.id)
+        if host is not None and role is not None:
+            record = host.room.recorded
+        else:
+            found = await self._standing(session_id, user)
+            if isinstance(found, Tombstone) and member_hash(found.salt, user.id) in found.members:
+                raise SessionErased("the session was erased")
+            if not isinstance(found, Standing):
+                nobodys = SessionAccess(session_id=session_id, user_id="", role=None, schema=None)
+                return nobodys, 0
+            record = found.session
+            role = Role.OWNER if record.user_id == user.id else found.role
+        return access_to(record, role), record.access_version
+
+    async def _standing(self, session_id: str, user: User) -> Standing | Tombstone | None:
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await self.store.standing(session_id, user.id)
+        except (TimeoutError, StoreError) as error:
+            raise _not_loaded(session_id, error) from error
+
+    def _readmit(self, host: Host) -> None:
+        """Who may do what has changed: have it so on every connection."""
+        room = host.room
+        for connection in room.everybody():
+            if self._authorize is None:
+                room.set_role(connection, room.role_of(connection.user_id), self.clock.now())
+            else:
+                self._spawn(self._ask_again(host, connection, self._authorize))
+
+    async def _ask_again(self, host: Host, connection: Connection, authorize: Authorize) -> None:
+        room, user = host.room, connection.user
+        access = access_to(room.recorded, room.role_of(user.id))
+        try:
+            role = await effective_role(authorize, user, access)
+            await host.at_rest(lambda room: room.set_role(connection, role, self.clock.now()))
+        except ReattachError as error:
+            self._hang_up(connection, Close.RESTART, f"come back to be let in anew: {error}")
+        except Exception:
+            log.exception("authorize failed", session=room.session_id)
+            self._hang_up(connection, Close.RESTART, "come back to be let in anew")
+
+    async def change_access(self, session_id: str, change: Callable[[Room], Append | None]) -> None:
+        """Change who may do what with a session, durably, and have it so on its connections here.
+
+        ``change`` makes the part at rest, with the row's access version raised (`access_part`);
+        None: there is nothing to change. It is asked anew where somebody else was quicker.
+        """
+        outcome = None
+        while outcome is not Outcome.OK:
+            host = await self.open(session_id)
+            part = await host.at_rest(partial(_held, host, change))
+            if part is None:
+                return
+            try:
+                outcome = await self._write(part)
+            finally:
+                host.go_on()
+            with contextlib.suppress(Unavailable):
+                # From then on it is in force here. Where the session has another owner of record,
+                # it is closed instead, and everybody is let in anew.
+                await host.at_rest(lambda room: room.session_id)
+
+    def access_part(self, room: Room, activity: Activity | None = None, **fields: Any) -> Append:
+        """Make the part that changes who may do what; ``fields`` are those of `Append`."""
+        record = room.recorded
+        session = msgspec.structs.replace(
+            fields.pop("session", record), access_version=record.access_version + 1
+        )
+        return Append(
+            session_id=record.session_id,
+            expected=_where(record),
+            session=session,
+            activity=[] if activity is None else [activity],
+            **fields,
+        )
+
+    async def set_member(self, session_id: str, user_id: str, role: str, *, by: str) -> None:
+        """Give a user a role in a session; raises `LastOwner` where none would be left."""
+
+        def change(room: Room) -> Append | None:
+            before = room.role_of(user_id)
+            if before == role:
+                return None
+            if before is None and len(room.members) >= _MOST_MEMBERS:
+                raise TooManyMembers(
+                    f"expected at most {_MOST_MEMBERS} members of a session: remove one first"
+                )
+            member = MemberRecord(user_id=user_id, role=role)
+            data = {"user_id": user_id, "role": role}
+            return self._members_part(room, user_id, [member], "member_set", data, by)
+
+        await self.change_access(session_id, change)
+
+    async def remove_member(self, session_id: str, user_id: str, *, by: str) -> None:
+        """Take a user's role in a session away; raises `LastOwner` where none would be left."""
+
+        def change(room: Room) -> Append | None:
+            if room.role_of(user_id) is None:
+                return None
+            return self._members_part(room, user_id, [], "member_removed", {"user_id": user_id}, by)
+
+        await self.change_access(session_id, change)
+
+    def _members_part(
+        self,
+        room: Room,
+        user_id: str,
+        put: list[MemberRecord],
+        what: str,
+        data: dict[str, Any],
+        by: str,
+    ) -> Append:
+        """Make the part that has a user be just the member ``put``, or none."""
+        record, removed = room.recorded, [user_id]
+        activity = Activity(activity_type=what, at=self.clock.now(), user_id=by, data=encode(data))
+        if user_id == record.user_id:
+            # Another owner becomes the one of record.
+            heir = min(
+                (one for one, role in room.members.items() if role == Role.OWNER), default=None
+            )
+            if heir is None:
+                raise LastOwner(
+                    "expected a session to keep an owner: make somebody else one first, or erase it"
+                )
+            record = msgspec.structs.replace(record, user_id=heir)
+            removed = [heir]
+        return self.access_part(
+            room, activity, session=record, members=put, members_removed=removed
+        )
 
     async def create(
         self,
@@ -510,12 +672,9 @@ class Registry:
         host.hold()
         record = room.recorded
         salt = self.clock.new_id().encode()
-        members = [_member_hash(salt, record.user_id)]
+        members = [member_hash(salt, user_id) for user_id in (record.user_id, *room.members)]
         tombstone = Tombstone(erased_at=self.clock.now(), salt=salt, members=members)
-        expected = Expected(
-            version=record.version, epoch=record.epoch, access_version=record.access_version
-        )
-        return Append(session_id=record.session_id, expected=expected, erase=tombstone)
+        return Append(session_id=record.session_id, expected=_where(record), erase=tombstone)
 
     async def _write(self, part: Append) -> Outcome:
         if self.stopping:
@@ -635,16 +794,16 @@ class Registry:
             raise NotAuthenticated("this outbox is another user's: sign in as who it belongs to")
         self._expire(connection, user.expires_at)
         created = await self._create_missing(session_id, user, hello)
-        host, connection.role = await self.admit(session_id, user)
+        host = await self._let_in(connection, session_id, user)
         while await self._begins_epoch(host, connection, hello):
-            host, connection.role = await self.admit(session_id, user)
+            host = await self._let_in(connection, session_id, user)
+        access_version = host.stands[2]
         schema = host.room.session.schema
         if schema is not None and (hello.schema_version or 0) > schema.version:
             raise Unavailable(
                 f"this node has schema {schema.name} {schema.version}, an older one than the"
                 " client's: come back"
             )
-        connection.user_id = user.id
         host.pins += 1
         try:
             await self._make_ready(host, hello)
@@ -654,6 +813,9 @@ class Registry:
             def enter(room: Room, frames: Sequence[bytes] | None) -> None:
                 if connection.phase is Phase.CLOSED:
                     return  # it is gone meanwhile
+                if host.stands[2] != access_version:
+                    room.hang(connection, Close.RESTART, _MOVED)
+                    return
                 self.connections[connection] = host
                 whole = backlog is not None and frames is None
                 room.join(
@@ -685,19 +847,28 @@ class Registry:
         is of the present epoch and they weigh at most ``backlog`` bytes, else with the state.
         """
         self._expire(connection, user.expires_at)
-        host, connection.role = await self.admit(session_id, user)
-        connection.user_id = user.id
+        host = await self._let_in(connection, session_id, user)
+        access_version = host.stands[2]
         host.pins += 1
 
         def enter(room: Room, frames: Sequence[bytes] | None) -> None:
-            if connection.phase is not Phase.CLOSED:
-                self.connections[connection] = host
-                room.observe(connection, frames, self.clock.now())
+            if connection.phase is Phase.CLOSED:
+                return
+            if host.stands[2] != access_version:
+                room.hang(connection, Close.RESTART, _MOVED)
+                return
+            self.connections[connection] = host
+            room.observe(connection, frames, self.clock.now())
 
         try:
             await self._enter_after(host, epoch, version, backlog, enter)
         finally:
             host.pins -= 1
+
+    async def _let_in(self, connection: Connection, session_id: str, user: User) -> Host:
+        host, connection.role = await self.admit(session_id, user)
+        connection.user, connection.user_id = user, user.id
+        return host
 
     async def _enter_after(
         self,
@@ -777,9 +948,7 @@ class Registry:
         host.hold()
         return Append(
             session_id=record.session_id,
-            expected=Expected(
-                version=record.version, epoch=record.epoch, access_version=record.access_version
-            ),
+            expected=_where(record),
             session=msgspec.structs.replace(
                 record, epoch=self.clock.new_id(), epoch_version=record.version
             ),
@@ -879,5 +1048,26 @@ def _not_loaded(session_id: str, error: Exception) -> Unavailable:
     return Unavailable("the session cannot be loaded now: nothing was lost")
 
 
-def _member_hash(salt: bytes, user_id: str) -> bytes:
+def _held(host: Host, change: Callable[[Room], Append | None], room: Room) -> Append | None:
+    part = change(room)
+    if part is not None:
+        host.hold()
+    return part
+
+
+def _where(record: SessionRecord) -> Expected:
+    return Expected(
+        version=record.version, epoch=record.epoch, access_version=record.access_version
+    )
+
+
+def access_to(record: SessionRecord, role: str | None) -> SessionAccess:
+    """Return what an ``authorize`` is told of a session."""
+    return SessionAccess(
+        session_id=record.session_id, user_id=record.user_id, role=role, schema=record.schema_name
+    )
+
+
+def member_hash(salt: bytes, user_id: str) -> bytes:
+    """Return what an erased session keeps of a member."""
     return hashlib.sha256(salt + user_id.encode()).digest()

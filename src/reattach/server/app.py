@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from reattach.bus.base import Bus
 from reattach.errors import BadSetting, StoreError, Unavailable
+from reattach.runtime.access import Authorize
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema, SessionModel
@@ -66,6 +67,7 @@ class Reattach:
         database: str | None = None,
         settings: Settings | None = None,
         authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
         schemas: Sequence[type[SessionModel]] = (),
         store: Store | None = None,
         clock: Clock | None = None,
@@ -76,7 +78,8 @@ class Reattach:
         ``database`` (a URL, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``) goes before
         the one in ``settings``; a ``store`` goes before both. ``authenticate`` says who is there;
         without it, tokens do (``Settings.auth`` is ``jwt``), or there is one user and only this
-        machine is let in. ``lifespan(reattach)`` is entered when sessions are
+        machine is let in. ``authorize`` says what a user may do with a session, beside its members
+        (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are
         at hand and left before they are closed. ``schemas`` are the models of what sessions may
         hold (`reattach.schema`), which clients name when they create one.
         """
@@ -84,6 +87,7 @@ class Reattach:
         self.schemas = tuple(ModelSchema(model) for model in schemas)
         self.clock = SystemClock() if clock is None else clock
         self.authenticate = authenticate
+        self.authorize = authorize
         self.auth = Auth(authenticate, self.settings.allow_origins)
         if self.settings.auth == "jwt":
             self.use_tokens()
@@ -218,6 +222,7 @@ class Reattach:
             idle_session_ms=settings.idle_session_ms,
             schemas=self.schemas,
             bus=None if settings.redis is None else bus_at(settings.redis.get_secret_value()),
+            authorize=self.authorize,
         )
 
 

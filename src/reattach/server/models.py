@@ -28,6 +28,9 @@ __all__ = [
     "DevicePage",
     "HeartbeatBody",
     "JsonPatchOperation",
+    "Member",
+    "MemberBody",
+    "MemberPage",
     "Problem",
     "SessionAnswer",
     "SessionId",
@@ -137,6 +140,15 @@ class HeartbeatBody(_Body):
 
     session_id: SessionId
     device: Device
+
+
+Role = Literal["owner", "editor", "viewer"]
+
+
+class MemberBody(_Body):
+    """What somebody may do with a session."""
+
+    role: Role
 
 
 class JsonPatchOperation(BaseModel):
@@ -288,6 +300,20 @@ class DevicePage(_Answer):
     """The session's devices, oldest first."""
 
     items: list[DeviceStatus]
+    next: str | None
+
+
+class Member(_Answer):
+    """Somebody who may use the session."""
+
+    user_id: str
+    role: Role
+
+
+class MemberPage(_Answer):
+    """The session's members, its owners among them, by user id."""
+
+    items: list[Member]
     next: str | None
 
 

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from reattach.server.routes.changes import ChangeRoutes
 from reattach.server.routes.events import EventRoutes
 from reattach.server.routes.health import Health
+from reattach.server.routes.members import MemberRoutes
 from reattach.server.routes.openapi import Add, problem
 from reattach.server.routes.records import RecordRoutes
 from reattach.server.routes.sessions import SessionRoutes
@@ -37,6 +38,7 @@ def routes(reattach: Served) -> APIRouter:
         SessionRoutes(reattach),
         EventRoutes(reattach),
         RecordRoutes(reattach),
+        MemberRoutes(reattach),
     ):
         one.add_to(Add(api))
     router = APIRouter()

@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from reattach.runtime.access import Action
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
 from reattach.server import models
@@ -65,10 +66,12 @@ class Routes:
         auth.check_host_and_origin(request)
         request.state.user = await auth.identify(request, bearer(request))
 
-    async def open(self, request: Request, session_id: str) -> tuple[Registry, Host, str]:
+    async def open(
+        self, request: Request, session_id: str, action: Action = Action.READ
+    ) -> tuple[Registry, Host, str]:
         """Return an open session and the caller's role; raises what keeps the caller from it."""
         registry = await self.running()
-        host, role = await registry.admit(session_id, user_of(request))
+        host, role = await registry.admit(session_id, user_of(request), action)
         return registry, host, role
 
 

@@ -51,6 +51,7 @@ class ChangeRoutes(Routes):
         changes: Sequence[Any] = value["changes"]
         heads = [self._change(change, n) for n, change in enumerate(changes)]
         registry, host, role = await self.open(request, session_id)
+        access_version = host.stands[2]
         user = user_of(request)
         offset = registry.clock.now() - body.t
         host.pins += 1
@@ -58,7 +59,10 @@ class ChangeRoutes(Routes):
             await introduce(registry, host, user, body.client_id, device)
             limits, schema = registry.limits, host.room.session.schema
             proposals = [
-                propose(body.client_id, role, change, offset, limits, schema, refused=refused)
+                msgspec.structs.replace(
+                    propose(body.client_id, role, change, offset, limits, schema, refused=refused),
+                    access_version=access_version,
+                )
                 for change, refused in heads
             ]
             rejected: list[msgspec.Raw] = []

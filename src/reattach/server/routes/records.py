@@ -9,8 +9,8 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reattach.core.connection import Role
-from reattach.errors import Forbidden, Unavailable, VersionGone
+from reattach.errors import Unavailable, VersionGone
+from reattach.runtime.access import Action
 from reattach.server import models
 from reattach.server.body import hold_against, read_json
 from reattach.server.once import Once, replay, submit
@@ -110,9 +110,8 @@ class RecordRoutes(Routes):
         raw, value = await read_json(request, self.settings.max_frame_bytes)
         hold_against(models.ResolveBody, value)
         once = Once.of(user_of(request), request, raw, idempotency_key)
-        registry, host, role = await self.open(request, session_id)
-        if role == Role.VIEWER:
-            raise Forbidden("a viewer may not write")
+        registry, host, role = await self.open(request, session_id, Action.WRITE)
+        access_version = host.stands[2]
         replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
@@ -120,6 +119,8 @@ class RecordRoutes(Routes):
             host,
             resolve=Op(op="resolve", conflict_id=conflict_id, keep=value["keep"]),
             user_id=user_of(request).id,
+            role=role,
+            access_version=access_version,
         )
         done = await submit(
             registry,

@@ -9,7 +9,6 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reattach.core.connection import Role
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
 from reattach.core.session import Edit
@@ -22,6 +21,7 @@ from reattach.errors import (
     TooLarge,
     VersionGone,
 )
+from reattach.runtime.access import Action
 from reattach.runtime.registry import Registry
 from reattach.server import models
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
@@ -179,13 +179,18 @@ class SessionRoutes(Routes):
         raw = await read(request, self.settings.max_frame_bytes)
         once = Once.of(user_of(request), request, raw, idempotency_key)
         edit = self._edit(kind, decode(raw))
-        registry, host, role = await self.open(request, session_id)
-        if role == Role.VIEWER:
-            raise Forbidden("a viewer may not write")
+        registry, host, role = await self.open(request, session_id, Action.WRITE)
+        access_version = host.stands[2]
         replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
-        proposed = await registry.request(host, edit=edit, user_id=user_of(request).id)
+        proposed = await registry.request(
+            host,
+            edit=edit,
+            user_id=user_of(request).id,
+            role=role,
+            access_version=access_version,
+        )
         if if_match is not None:
             proposed.unless = unless(if_match)
         done = await submit(
@@ -226,16 +231,14 @@ class SessionRoutes(Routes):
 
     async def erase(self, request: Request, session_id: SessionPath) -> Response:
         """Erase a session with its whole history."""
-        registry, _, role = await self.open(request, session_id)
-        if role != Role.OWNER:
-            raise Forbidden("only the owner may erase a session")
+        registry, _, _ = await self.open(request, session_id, Action.ERASE)
         await registry.erase(session_id)
         return Response(status_code=204)
 
     async def erase_user(
         self, request: Request, user_id: Annotated[str, Path(description="The user's id.")]
     ) -> Response:
-        """Erase all that a user owns."""
+        """Erase all that a user owns, and end what they are in of others' sessions."""
         if user_id != user_of(request).id:
             raise Forbidden("only the user may erase all that is the user's")
         registry = await self.running()
@@ -243,7 +246,10 @@ class SessionRoutes(Routes):
             page = await registry.store.sessions(user_id, None, PAGE)
             for record in page.items:
                 try:
-                    await registry.erase(record.session_id)
+                    if record.user_id == user_id:
+                        await registry.erase(record.session_id)
+                    else:
+                        await registry.remove_member(record.session_id, user_id, by=user_id)
                 except SessionNotFound:
                     continue  # it was erased meanwhile
             if not page.items:
