@@ -441,6 +441,7 @@ async def running(
         idle_session_ms=o.pop("idle_session_ms", 60_000),
         bus=o.pop("bus", None),
         schemas=o.pop("schemas", ()),
+        authorize=o.pop("authorize", None),
     )
     node = Node(store, registry, clock)
     await registry.start()
