@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from reattach.bus.local import LocalBus
 from reattach.core.limits import Limits
 from reattach.errors import (
     Forbidden,
@@ -480,3 +481,15 @@ async def test_an_application_that_fails_lets_nobody_stay() -> None:
         await node.registry.set_member("s", "zoe", "viewer", by="ann")
         await settle()
         assert [code for code, _ in bob.closes] == [1012]
+
+
+async def test_with_a_bus_other_nodes_need_not_wait_for_the_second() -> None:
+    # Rule A14
+    store, bus = MemoryStore(), LocalBus()
+    async with running(store, bus=bus) as first, running(store, bus=bus) as second:
+        second.store.next("close", nothing)
+        await owned(first, bob="viewer")
+        bob = await joined(second, BOB)
+        await first.registry.set_member("s", "bob", "editor", by="ann")
+        await settle()
+        assert roles(bob) == ["viewer", "editor"]

@@ -75,6 +75,16 @@ class Line(Protocol):
         """Ask for a sign of life."""
 
 
+class Keeper(Protocol):
+    """Whose a host is."""
+
+    def forget(self, host: Host) -> None:
+        """The session is closed: whoever wants it opens it anew."""
+
+    def readmit(self, host: Host) -> None:
+        """At rest: it was changed who may do what. Have it so on every connection."""
+
+
 class Host:
     """One open session. It is a member of the committer."""
 
@@ -86,15 +96,11 @@ class Host:
         clock: Clock,
         *,
         timeout_ms: int,
-        forget: Callable[[Host], None],
-        readmit: Callable[[Host], None],
+        keeper: Keeper,
         bus: Bus | None = None,
         node: str = "",
     ) -> None:
-        """Make the host of a room; ``node`` is what this one is called on the bus.
-
-        ``readmit`` is called, at rest, when it was changed who may do what.
-        """
+        """Make the host of a room; ``node`` is what this one is called on the bus."""
         self.room = room
         self.closed = False
         self.used_at = clock.monotonic()
@@ -106,8 +112,7 @@ class Host:
         self._committer = committer
         self._clock = clock
         self._timeout_ms = timeout_ms
-        self._forget = forget
-        self._readmit = readmit
+        self._keeper = keeper
         self._bus = bus
         self._node = node
         self._announced = 0
@@ -259,7 +264,7 @@ class Host:
         if self.closed:
             return
         self.closed = True
-        self._forget(self)
+        self._keeper.forget(self)
         room = self.room
         for connection in room.fail(Unavailable("the session is being opened anew: try again")):
             room.hang(connection, code, reason)
@@ -556,7 +561,7 @@ class Host:
         room = self.room
         room.catch_up(record, commits, clients, members)
         if members is not None:
-            self._readmit(self)
+            self._keeper.readmit(self)
         for request in answered:
             room.inbox.withdraw(request, KeyAnswered("the request was answered before: ask again"))
         self._rest()

@@ -251,8 +251,7 @@ class Registry:
             self._committer,
             self.clock,
             timeout_ms=self._timeout_ms,
-            forget=self._forget,
-            readmit=self._readmit,
+            keeper=self,
             bus=self._bus,
             node=self.node,
         )
@@ -422,7 +421,8 @@ class Registry:
         for name, (host, stood) in seen.items():
             host.compare(stood, found.get(name))
 
-    def _forget(self, host: Host) -> None:
+    def forget(self, host: Host) -> None:
+        """A session is no longer in memory."""
         if self.hosts.get(host.room.session_id) is host:
             del self.hosts[host.room.session_id]
             if self._bus is not None:
@@ -478,7 +478,7 @@ class Registry:
         except (TimeoutError, StoreError) as error:
             raise _not_loaded(session_id, error) from error
 
-    def _readmit(self, host: Host) -> None:
+    def readmit(self, host: Host) -> None:
         """Who may do what has changed: have it so on every connection."""
         room = host.room
         for connection in room.everybody():
@@ -515,6 +515,9 @@ class Registry:
                 outcome = await self._write(part)
             finally:
                 host.go_on()
+            if self._bus is not None and part.session is not None and outcome is Outcome.OK:
+                # They need not wait for the second to pass.
+                self._bus.publish(Note(session=part.session, commits=[]))
             with contextlib.suppress(Unavailable):
                 # From then on it is in force here. Where the session has another owner of record,
                 # it is closed instead, and everybody is let in anew.
@@ -987,7 +990,7 @@ class Registry:
                 if self._nodes and host.room.connections and since >= _ANNOUNCE_MS:
                     host.announce()
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
-                    self._forget(host)
+                    self.forget(host)
 
     async def _hurry(self) -> None:
         while True:
