@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from reattach.errors import DatabaseHeld, StoreError, StoreRefused, StoreUnavailable
 from reattach.store.base import Outcome
 from reattach.store.sqlite import SQLiteStore, file, sql
-from reattach.store.tables import SCHEMA_VERSION, metadata
+from reattach.store.tables import REVISIONS, metadata
 from reattach.testing.store import (
     DAY_MS,
     T0,
@@ -172,24 +172,18 @@ async def test_every_read_has_its_index(path: Path, store: SQLiteStore) -> None:
                 assert not [step for step in steps if "TEMP B-TREE" in step], (name, steps)
 
 
-async def test_version_of_the_tables(path: Path) -> None:
+async def test_tables_of_a_later_release(path: Path) -> None:
     store = SQLiteStore(path)
     await store.open()
     await store.close()
-    for version in (SCHEMA_VERSION - 1, SCHEMA_VERSION + 1):
-        with other(path) as connection:
-            connection.execute(
-                "UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),)
-            )
-        with pytest.raises(
-            StoreError,
-            match=f"Expected tables of version {SCHEMA_VERSION} .* got version {version}",
-        ):
-            await store.open()
     with other(path) as connection:
-        connection.execute(
-            "UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),)
-        )
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(
+        StoreError, match=f"Expected tables of revision {REVISIONS[-1]} .* got 9999"
+    ):
+        await store.open()
+    with other(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (REVISIONS[-1],))
     await store.open()
     await store.close()
 

@@ -20,6 +20,7 @@ __all__ = [
     "entry_mark",
     "place_after",
     "place_mark",
+    "to_number",
     "wall_clock",
 ]
 
@@ -136,3 +137,8 @@ def _bad_mark(mark: str) -> BadRequest:
         f"Expected the 'next' of this list's page before, got {mark[:80]!r}: "
         "send it as it came, or leave it out for the first page"
     )
+
+
+def to_number(number: int) -> int:
+    """Bring a number that somebody asked for into the range of a column."""
+    return max(-MAX_INTEGER, min(number, MAX_INTEGER))

@@ -1,4 +1,4 @@
-"""The tables of both databases, and the version of their form.
+"""The tables of both databases, and the revisions of their form.
 
 Where the indexes come from, measured on SQLite with batches of 200 one-commit sessions:
 
@@ -22,6 +22,8 @@ U+0000. Times are milliseconds since 1970.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -31,13 +33,18 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    Text,
 )
+from sqlalchemy import Text as PlainText
+from sqlalchemy.dialects.postgresql import TEXT
 
-__all__ = ["SCHEMA_VERSION", "metadata"]
+__all__ = ["REVISIONS", "metadata"]
 
-SCHEMA_VERSION = 2
-"""The form that this code reads and writes; the database's own stands in ``meta``."""
+REVISIONS: Final = ("0001", "0002")
+"""The forms that the tables have had, oldest first, as `reattach.store.migrations` makes them. This
+code reads and writes the last; which one a database has, its ``alembic_version`` says."""
+
+# Ids are compared by their bytes everywhere, whatever language the database server is set to.
+Text = PlainText().with_variant(TEXT(collation="C"), "postgresql")
 
 metadata = MetaData(
     naming_convention={

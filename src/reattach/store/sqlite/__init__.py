@@ -48,6 +48,7 @@ from reattach.store.shared import (
     entry_mark,
     place_after,
     place_mark,
+    to_number,
     wall_clock,
 )
 from reattach.store.sqlite import sql
@@ -64,7 +65,6 @@ from reattach.store.sqlite.rows import (
     read_standing,
     to_commit,
     to_conflict,
-    to_number,
     to_session,
     weighed,
 )

@@ -18,6 +18,7 @@ from reattach.store.base import (
     Append,
     Outcome,
 )
+from reattach.store.migrations import VERSION_TABLE, is_newer, migrate_sqlite
 from reattach.store.sqlite import sql
 from reattach.store.sqlite.rows import (
     ddl,
@@ -25,7 +26,7 @@ from reattach.store.sqlite.rows import (
     transaction,
     write_parts,
 )
-from reattach.store.tables import SCHEMA_VERSION
+from reattach.store.tables import REVISIONS
 
 __all__ = [
     "File",
@@ -142,28 +143,41 @@ class File:
         return connection
 
     def _prepare(self, db: sqlite3.Connection) -> str:
-        """Create the tables where there are none, check their version, return the identity."""
+        """Create the tables where there are none, migrate older ones, return the identity."""
         with transaction(db):
-            tables = {row[0] for row in db.execute(sql.LIST_TABLES)}
-            if not tables:
-                for statement in ddl():
-                    db.execute(statement)
-                db.execute(sql.WRITE_META, ("schema_version", str(SCHEMA_VERSION)))
-                db.execute(sql.WRITE_META, ("identity", secrets.token_hex(16)))
-            elif "meta" not in tables:
-                raise StoreError(
-                    f"Expected a database of Reattach at {self.path}, got one with the tables "
-                    f"{', '.join(sorted(tables))}: give the server a file of its own"
-                )
-            found = db.execute(sql.READ_META, ("schema_version",)).fetchone()
-            if found is None or found[0] != str(SCHEMA_VERSION):
-                raise StoreError(
-                    f"Expected tables of version {SCHEMA_VERSION} in {self.path}, got version "
-                    f"{found[0] if found else 'unknown'}: run the release of Reattach that wrote "
-                    "the file, or one that can migrate it"
-                )
-            identity: str = db.execute(sql.READ_META, ("identity",)).fetchone()[0]
+            revision = self._set_up(db)
+        if revision != REVISIONS[-1]:
+            migrate_sqlite(self.path, self._connect)
+        identity: str = db.execute(sql.READ_META, ("identity",)).fetchone()[0]
         return identity
+
+    def _set_up(self, db: sqlite3.Connection) -> str:
+        """Make of an empty file a database of ours; return the revision of the tables in it."""
+        tables = {row[0] for row in db.execute(sql.LIST_TABLES)}
+        if not tables:
+            # What all migrations make together, without the time that they take.
+            for statement in (*ddl(), VERSION_TABLE):
+                db.execute(statement)
+            db.execute(sql.STAMP, (REVISIONS[-1],))
+            db.execute(sql.WRITE_META, ("identity", secrets.token_hex(16)))
+        elif "meta" not in tables:
+            raise StoreError(
+                f"Expected a database of Reattach at {self.path}, got one with the tables "
+                f"{', '.join(sorted(tables))}: give the server a file of its own"
+            )
+        elif "alembic_version" not in tables:
+            # Written before there were revisions, when a number stood for them.
+            number = int(db.execute(sql.READ_META, ("schema_version",)).fetchone()[0])
+            db.execute(VERSION_TABLE)
+            db.execute(sql.STAMP, (REVISIONS[number - 1],))
+        found = db.execute(sql.REVISION).fetchone()
+        revision: str | None = found[0] if found is not None else None
+        if revision is None or is_newer(revision):
+            raise StoreError(
+                f"Expected tables of revision {REVISIONS[-1]} or older in {self.path}, got "
+                f"{revision or 'none'}: run the release of Reattach that wrote the file, or a newer"
+            )
+        return revision
 
     # --- Writing
 

@@ -31,8 +31,8 @@ from reattach.store.base import (
 )
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
-    MAX_INTEGER,
     changes_access,
+    to_number,
 )
 from reattach.store.sqlite import sql
 from reattach.store.tables import metadata
@@ -51,7 +51,6 @@ __all__ = [
     "remove_old_keys",
     "to_commit",
     "to_conflict",
-    "to_number",
     "to_session",
     "transaction",
     "weighed",
@@ -437,8 +436,3 @@ def read_key(
         body=row[6],
         created_at=row[7],
     )
-
-
-def to_number(number: int) -> int:
-    """Bring a number that somebody asked for into the range of a column."""
-    return max(-MAX_INTEGER, min(number, MAX_INTEGER))

@@ -280,4 +280,6 @@ WHERE user_id = ? AND route = ? AND key = ? AND created_at > ?
 
 READ_META: Final = "SELECT value FROM meta WHERE key = ?"
 WRITE_META: Final = "INSERT INTO meta (key, value) VALUES (?, ?)"
+REVISION: Final = "SELECT version_num FROM alembic_version"
+STAMP: Final = "INSERT INTO alembic_version (version_num) VALUES (?)"
 LIST_TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table'"
