@@ -8,7 +8,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+import pytest_asyncio
 
+from tests.support.postgres import Postgres
 from tests.support.server import ServerProcess
 
 # A slow machine is no counterexample; a printed blob repeats a failure.
@@ -38,6 +40,13 @@ def pytest_runtest_makereport(
         for title, text in item.stash.get(WITNESSES, []):
             report.sections.append((title, text()))
     return report
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres() -> AsyncIterator[Postgres]:
+    """The PostgreSQL of all tests that do not kill it; each makes databases of its own there."""
+    async with Postgres() as server:
+        yield server
 
 
 @pytest.fixture

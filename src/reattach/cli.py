@@ -27,10 +27,12 @@ from rich.console import Console
 
 from reattach import logs
 from reattach.errors import BadSetting, ReattachError
-from reattach.server.app import Reattach
+from reattach.server.app import Reattach, store_at
 from reattach.server.uvicorn_ws import UvicornProtocol
 from reattach.server.workers import Workers
 from reattach.settings import Settings
+from reattach.store import migrations
+from reattach.store.tables import REVISIONS
 from reattach.typescript import of_model
 
 __all__ = ["main"]
@@ -103,8 +105,10 @@ def serve(
     database: Annotated[
         str | None,
         typer.Option(
-            help="Where sessions live: sqlite:///relative.db or sqlite:////absolute.db. Goes before"
-            " the application's own.  [default: sqlite:///reattach.db]",
+            help="Where sessions live: sqlite:///relative.db, sqlite:////absolute.db or"
+            " postgresql://user:password@host/database (better given as REATTACH_DATABASE, which no"
+            " list of processes shows). Goes before the application's own."
+            "  [default: sqlite:///reattach.db]",
             show_default=False,
         ),
     ] = None,
@@ -201,6 +205,36 @@ def _work(
     except typer.Exit as end:
         return end.exit_code
     return 0
+
+
+@main.command()
+def migrate(
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="The database, as serve has it.  [default: sqlite:///reattach.db]",
+            show_default=False,
+        ),
+    ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(help="The Reattach object whose database it is, as package.module:attribute."),
+    ] = None,
+) -> None:
+    """Bring a database's tables to this release, before its servers: a PostgreSQL needs it."""
+    with _in_one_line():
+        url = _load(app, database, None).settings.database
+        asyncio.run(_migrate(url))
+        _out.print(f"The tables are those of this release (revision {REVISIONS[-1]}).")
+
+
+async def _migrate(url: str) -> None:
+    if url.startswith("sqlite:"):
+        store = store_at(url)  # which does it itself
+        await store.open()
+        await store.close()
+    else:
+        await migrations.migrate(url)
 
 
 @main.command()

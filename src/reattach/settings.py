@@ -55,8 +55,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="REATTACH_", frozen=True, extra="forbid")
 
-    database: str = "sqlite:///reattach.db"
-    """Where sessions live: ``sqlite:///`` and a file's path."""
+    database: Annotated[str, Field(repr=False)] = "sqlite:///reattach.db"
+    """Where sessions live: ``sqlite:///`` and a file's path, or the URL of a PostgreSQL
+    (``postgresql://user:password@host/database``)."""
 
     redis: SecretStr | None = None
     """The Redis or Valkey by which nodes tell each other of commits: ``redis://host:6379/0``,

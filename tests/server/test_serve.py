@@ -166,7 +166,9 @@ def test_an_application_that_is_none_is_told(tmp_path: Path, app: str, says: str
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://user:secret@db/x", "SQLite is the only database yet"),
+        ("postgresql://user:se/secret@db/x", "got one whose host cannot be read"),
+        ("postgresql://user:secret@127.0.0.1:1/x", "Expected to connect to postgresql://127.0.0.1"),
+        ("mysql://user:secret@db/x", "postgresql://user:password@host/database, got one of"),
         ("reattach.db", "expected a database URL such as sqlite:///reattach.db"),
         ("sqlite://reattach.db", "expected sqlite:/// and the path of a file"),
         ("sqlite:///:memory:", "expected sqlite:/// and the path of a file"),

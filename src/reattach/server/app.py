@@ -75,13 +75,14 @@ class Reattach:
     ) -> None:
         """Describe the server; nothing is opened yet.
 
-        ``database`` (a URL, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``) goes before
-        the one in ``settings``; a ``store`` goes before both. ``authenticate`` says who is there;
-        without it, tokens do (``Settings.auth`` is ``jwt``), or there is one user and only this
-        machine is let in. ``authorize`` says what a user may do with a session, beside its members
-        (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are
-        at hand and left before they are closed. ``schemas`` are the models of what sessions may
-        hold (`reattach.schema`), which clients name when they create one.
+        ``database`` (a URL, ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or
+        ``postgresql://user:password@host/database``) goes before the one in ``settings``; a
+        ``store`` goes before both. ``authenticate`` says who is there; without it, tokens do
+        (``Settings.auth`` is ``jwt``), or there is one user and only this machine is let in.
+        ``authorize`` says what a user may do with a session, beside its members
+        (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are at hand and left before
+        they are closed. ``schemas`` are the models of what sessions may hold (`reattach.schema`),
+        which clients name when they create one.
         """
         self.settings = Settings() if settings is None else settings
         self.schemas = tuple(ModelSchema(model) for model in schemas)
@@ -210,7 +211,10 @@ class Reattach:
             yield
 
     def _new_store(self) -> Store:
-        return store_at(self.settings.database) if self._store is None else self._store
+        settings = self.settings
+        if self._store is not None:
+            return self._store
+        return store_at(settings.database, timeout_ms=settings.store_timeout_ms)
 
     def _new_registry(self) -> Registry:
         settings = self.settings
@@ -301,13 +305,21 @@ def _remind() -> None:
     )
 
 
-def store_at(url: str) -> Store:
-    """Return the store that a database URL means; raises `StoreError` for one that means none."""
+def store_at(url: str, *, timeout_ms: int = 10_000) -> Store:
+    """Return the store that a database URL means; raises `StoreError` for one that means none.
+
+    ``timeout_ms`` is how long a database may take that is reached over a network.
+    """
     scheme, _, _ = url.partition(":")
+    if scheme in {"postgresql", "postgres"}:
+        # Its driver takes a third of a second to import, which nobody else is to wait for.
+        from reattach.store.postgres import PostgresStore  # noqa: PLC0415
+
+        return PostgresStore(url, timeout=timeout_ms / 1000)
     if scheme != "sqlite":
         raise StoreError(
-            f"expected a database URL such as sqlite:///reattach.db, got one of {scheme!r}:"
-            " SQLite is the only database yet",
+            "expected a database URL such as sqlite:///reattach.db or"
+            f" postgresql://user:password@host/database, got one of {scheme!r}",
             code="bad_database_url",
         )
     path = url.removeprefix(_SQLITE)

@@ -1,0 +1,493 @@
+"""Sessions in PostgreSQL, which any number of nodes use at once.
+
+A batch is one statement and so one transaction (`sql`); none is left open while a node thinks, but
+for batches in which sessions are created, erased or given to others. Reads are one statement each,
+and so of one moment. Every commit is on disk before `PostgresStore.append` returns, or the server
+is not used: ``fsync`` and ``synchronous_commit`` are looked at on each new connection.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import asyncpg
+
+from reattach.errors import StoreError, StoreRefused, StoreUnavailable
+from reattach.store.base import (
+    Activity,
+    Append,
+    ClientRecord,
+    CommitRecord,
+    CredentialRecord,
+    Decision,
+    DeviceRecord,
+    IdempotencyRecord,
+    Loaded,
+    MemberRecord,
+    Outcome,
+    Page,
+    RefusalRecord,
+    SessionRecord,
+    Standing,
+    Tombstone,
+)
+from reattach.store.migrations import is_newer
+from reattach.store.postgres import sql
+from reattach.store.postgres.connections import (
+    Connection,
+    Connections,
+    closed,
+    connect,
+    unavailable,
+    where,
+)
+from reattach.store.postgres.rows import (
+    Batch,
+    plain,
+    text,
+    to_client,
+    to_commit,
+    to_conflict,
+    to_credential,
+    to_device,
+    to_key,
+    to_loaded,
+    to_members,
+    to_refusal,
+    to_session,
+    to_tombstone,
+)
+from reattach.store.shared import (
+    IDEMPOTENCY_LIFETIME_MS,
+    MAX_INTEGER,
+    changes_access,
+    check_batch,
+    entry_after,
+    entry_mark,
+    place_after,
+    place_mark,
+    to_number,
+    wall_clock,
+)
+from reattach.store.tables import REVISIONS
+
+__all__ = ["PostgresStore"]
+
+_Row = Any
+
+WRITERS: Final = 2
+"""Connections that write: one for the batch in flight, one to see whether the server can commit."""
+READERS: Final = 8
+"""Connections that read: a long page does not keep a short one waiting."""
+
+OLDEST_SERVER: Final = 14
+"""The oldest release of PostgreSQL that knows all of our settings."""
+
+_ATTEMPTS: Final = 5
+"""How often a statement is tried that another node's came between."""
+
+# What the server says of what is in a batch, not of the state that it is in: the classes of
+# constraints, values, limits and triggers (PostgreSQL's manual, appendix A).
+_REFUSALS: Final = ("21", "22", "23", "44", "54", "P0")
+# Two at once: of a serialization, of a deadlock.
+_COLLISIONS: Final = ("40001", "40P01")
+
+
+class PostgresStore:
+    """The store in the PostgreSQL at ``url``, whose tables `reattach migrate` has made.
+
+    ``timeout`` is how long anything may take, connecting included, in seconds; ``now`` gives the
+    time, ms since 1970.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: float = 10.0, now: Callable[[], int] = wall_clock
+    ) -> None:
+        """Raises `StoreError` for a URL that cannot be a PostgreSQL's."""
+        self.place = where(url)
+        """The database, as it may be shown."""
+        self._url = url
+        self._timeout = timeout
+        self._now = now
+        self._identity: str | None = None
+        self._writers: Connections | None = None
+        self._readers: Connections | None = None
+
+    async def open(self) -> str:
+        """Look at the server and the tables, and return the database's identity.
+
+        Raises `StoreError` when the tables are not there or not this release's, or when the server
+        says that it does not write commits to disk; `StoreUnavailable` when it cannot be reached.
+        """
+        if self._writers is not None:
+            raise StoreError(f"Expected {self.place} to be closed, but it is open already")
+        self._identity = None
+        self._writers = self._connections(WRITERS)
+        self._readers = self._connections(READERS)
+        try:
+            async with self._writers.use() as db:
+                await self._check_revision(db)
+                await db.execute(sql.GIVE_IDENTITY, secrets.token_hex(16))
+                self._identity = await db.fetchval(sql.IDENTITY)
+        except asyncpg.PostgresError as error:
+            await self.close()
+            raise unavailable(self.place, error) from error
+        except BaseException:
+            await self.close()
+            raise
+        assert self._identity is not None
+        return self._identity
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the server."""
+        pools = self._writers, self._readers
+        self._writers = self._readers = None
+        for pool in pools:
+            if pool is not None:
+                await pool.close()
+
+    async def check(self) -> None:
+        """Commit a tiny row, durably."""
+        if self._writers is None:
+            raise closed(self.place)
+        try:
+            async with self._writers.use() as db:
+                await db.execute(sql.CHECK, str(self._now()))
+        except asyncpg.PostgresError as error:
+            raise unavailable(self.place, error) from error
+
+    async def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
+        """Carry out a batch as `Store.append` says.
+
+        Raises `StoreRefused` when nothing was done, `StoreUnavailable` when nobody knows.
+        """
+        check_batch(batch)
+        writers = self._writers
+        if writers is None:
+            raise closed(self.place)
+        if not batch:
+            return []
+        work = Batch(batch)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with writers.use() as db:
+                    outcomes = await _carry_out(db, work)
+            except asyncpg.PostgresError as error:
+                # A row that is there already may be one that came after the statement had begun:
+                # then the next one sees it, and that the session moved.
+                again = _raced(error) or error.sqlstate in _COLLISIONS
+                if again or (isinstance(error, asyncpg.UniqueViolationError) and attempt == 1):
+                    continue
+                if str(error.sqlstate)[:2] in _REFUSALS:
+                    raise StoreRefused(
+                        f"Expected a batch that the database takes, got: {error}. Nothing of it was"
+                        " done: append the sessions one by one, to find the one that it refuses"
+                    ) from error
+                raise unavailable(self.place, error) from error
+            except _Erased:
+                continue
+            await self._remove_old_keys(writers, batch)
+            return outcomes
+        raise StoreUnavailable(
+            f"Expected a batch to be written in {_ATTEMPTS} attempts, but other nodes came between"
+            " each time: load the sessions and decide again"
+        )
+
+    async def _remove_old_keys(self, writers: Connections, batch: Sequence[Append]) -> None:
+        """Remove a few more idempotency keys than the parts bring, so that they do not pile up."""
+        brought = len([part for part in batch if part.idempotency is not None])
+        if brought:
+            # The batch is written: nothing that happens here is of any matter to it.
+            with suppress(StoreError, asyncpg.PostgresError):
+                async with writers.use() as db:
+                    since = self._now() - IDEMPOTENCY_LIFETIME_MS
+                    await db.execute(sql.REMOVE_OLD_KEYS, since, 4 * brought)
+
+    # --- Reading
+
+    async def load(self, session_id: str) -> Loaded | None:
+        """Read what is needed to open a session."""
+        row = await self._one(sql.READ_LOADED, text(session_id), None)
+        return None if row is None else to_loaded(row)
+
+    async def load_at(self, session_id: str, version: int) -> Loaded | None:
+        """Read the newest saved state at or below ``version`` and the log from there to it."""
+        row = await self._one(sql.READ_LOADED, text(session_id), to_number(version))
+        return None if row is None else to_loaded(row)
+
+    async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
+        """Read a session's row, or what an erased one left."""
+        row = await self._one(sql.READ_SESSION, text(session_id))
+        assert row is not None, "it is asked for once, whatever there is"
+        if row[0] is not None:
+            return to_session(row)
+        return None if row[13] is None else to_tombstone(row[13:])
+
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session, or what an erased one left."""
+        row = await self._one(sql.READ_STANDING, text(session_id), text(user_id))
+        assert row is not None, "it is asked for once, whatever there is"
+        if row[0] is not None:
+            return Standing(session=to_session(row), role=row[16])
+        return None if row[13] is None else to_tombstone(row[13:16])
+
+    async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
+        """Read where sessions stand."""
+        rows = await self._all(sql.READ_VERSIONS, [text(name) for name in session_ids])
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
+        """List the sessions of a user, newest activity first."""
+        at, name = place_after(after)
+        rows = await self._all(sql.LIST_SESSIONS, text(user_id), at, text(name), limit + 1)
+        items = [to_session(row) for row in rows[:limit]]
+        last = items[-1] if len(rows) > limit else None
+        return Page(
+            items=items, next=place_mark(last.last_activity, last.session_id) if last else None
+        )
+
+    async def log(
+        self,
+        session_id: str,
+        *,
+        first: int,
+        last: int | None = None,
+        client_id: str | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Sequence[CommitRecord]:
+        """Read commits in order."""
+        bounds = (
+            text(session_id),
+            to_number(first),
+            MAX_INTEGER if last is None else to_number(last),
+            text(client_id),
+            limit,
+        )
+        if max_bytes is None:
+            rows = await self._all(sql.READ_LOG, *bounds)
+        else:
+            rows = await self._all(sql.READ_LOG_BY_WEIGHT, *bounds, to_number(max_bytes))
+        return [to_commit(row) for row in rows]
+
+    async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
+        """Read a client's record."""
+        row = await self._one(sql.READ_CLIENT, text(session_id), text(client_id))
+        return None if row is None else to_client(row)
+
+    async def refusals(
+        self, session_id: str, client_id: str, after: int
+    ) -> Sequence[RefusalRecord]:
+        """Read a client's refusals with ``seq > after``, in order."""
+        whose = text(session_id), text(client_id)
+        return [
+            to_refusal(row) for row in await self._all(sql.READ_REFUSALS, *whose, to_number(after))
+        ]
+
+    async def decision(self, session_id: str, client_id: str, seq: int) -> Decision | None:
+        """Read what became of one number; None when it is not decided."""
+        seq = to_number(seq)
+        row = await self._one(sql.READ_DECISION, text(session_id), text(client_id), seq)
+        if row is None or row[1] is None:
+            return None
+        return Decision(seq=seq, client_at=row[1], refusal=row[0])
+
+    async def conflicts(
+        self, session_id: str, status: str | None, after: str | None, limit: int
+    ) -> Page:
+        """List conflicts, newest first."""
+        version, name = place_after(after)
+        bounds = (text(session_id), version, text(name), limit + 1)
+        if status is None:
+            rows = await self._all(sql.LIST_CONFLICTS, *bounds)
+        else:
+            rows = await self._all(sql.LIST_CONFLICTS_BY_STATUS, *bounds, text(status))
+        items = [to_conflict(row) for row in rows[:limit]]
+        last = items[-1] if len(rows) > limit else None
+        return Page(items=items, next=place_mark(last.version, last.conflict_id) if last else None)
+
+    async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the activity log, newest first."""
+        before = entry_after(after)
+        rows = await self._all(sql.LIST_ACTIVITY, text(session_id), before, limit + 1)
+        return Page(
+            items=[
+                Activity(
+                    activity_type=row[1],
+                    at=row[2],
+                    user_id=plain(row[3]),
+                    device_id=row[4],
+                    data=row[5],
+                )
+                for row in rows[:limit]
+            ],
+            next=entry_mark(rows[limit - 1][0]) if len(rows) > limit else None,
+        )
+
+    async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
+        """Read the devices of a session, oldest first."""
+        return [to_device(row) for row in await self._all(sql.READ_DEVICES, text(session_id))]
+
+    async def members(self, session_id: str) -> Sequence[MemberRecord]:
+        """Read the members of a session by user id."""
+        return to_members(await self._all(sql.READ_MEMBERS, text(session_id)))
+
+    async def credential(self, session_id: str, secret_hash: bytes) -> CredentialRecord | None:
+        """Read the credential whose secret has this hash."""
+        row = await self._one(sql.READ_CREDENTIAL, text(session_id), secret_hash)
+        return None if row is None else to_credential(row)
+
+    async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
+        """Read a session's credentials, oldest first."""
+        rows = await self._all(sql.READ_CREDENTIALS, text(session_id))
+        return [to_credential(row) for row in rows]
+
+    async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
+        """Read what a key was answered, if it was within a day."""
+        since = self._now() - IDEMPOTENCY_LIFETIME_MS
+        row = await self._one(sql.READ_KEY, text(user_id), text(route), text(key), since)
+        return None if row is None else to_key(row)
+
+    async def _all(self, statement: str, *arguments: Any) -> Sequence[_Row]:
+        if self._readers is None:
+            raise closed(self.place)
+        try:
+            async with self._readers.use() as db:
+                return await db.fetch(statement, *arguments)
+        except asyncpg.PostgresError as error:
+            raise unavailable(self.place, error) from error
+
+    async def _one(self, statement: str, *arguments: Any) -> _Row | None:
+        rows = await self._all(statement, *arguments)
+        return rows[0] if rows else None
+
+    # --- Connecting
+
+    def _connections(self, size: int) -> Connections:
+        return Connections(self._connect, self.place, size=size, timeout=self._timeout)
+
+    async def _connect(self) -> Connection:
+        db = await connect(self._url, patience=self._timeout)
+        try:
+            await self._look_at(db)
+        except BaseException:
+            db.terminate()
+            raise
+        return db
+
+    async def _look_at(self, db: Connection) -> None:
+        """Raise where the server must not be used, or is not the one that was opened."""
+        found = await db.fetchrow(sql.SERVER)
+        assert found is not None
+        fsync, synchronous, is_standby, version, is_set_up = found
+        for name, value in (("fsync", fsync), ("synchronous_commit", synchronous)):
+            if value == "off":
+                raise StoreError(
+                    f"Expected {self.place} to have a commit on disk before it says so, got"
+                    f" {name} = off: a power cut would lose what people were told is saved. Set"
+                    f" {name} = on there",
+                    code="not_durable",
+                )
+        if is_standby:
+            raise StoreUnavailable(
+                f"Expected {self.place} to take writes, got a standby: give the primary's address,"
+                " or all of them with target_session_attrs=read-write"
+            )
+        if version < OLDEST_SERVER * 10_000:
+            raise StoreError(
+                f"Expected PostgreSQL {OLDEST_SERVER} or later at {self.place}, got"
+                f" {version // 10_000}: upgrade the server"
+            )
+        if not is_set_up:
+            raise StoreError(
+                f"Expected the tables of Reattach at {self.place}, got none: run `reattach migrate`"
+                " with this --database",
+                code="not_migrated",
+            )
+        if self._identity is not None and await db.fetchval(sql.IDENTITY) != self._identity:
+            raise StoreUnavailable(
+                f"Expected the database that was opened at {self.place}, got another one in its"
+                " place: put it back, or restart the server"
+            )
+
+    async def _check_revision(self, db: Connection) -> None:
+        revision: str | None = await db.fetchval(sql.REVISION)
+        if is_newer(revision):
+            raise StoreError(
+                f"Expected tables of revision {REVISIONS[-1]} at {self.place}, got {revision} of a"
+                " later release: serve with that release, or a later one",
+                code="not_migrated",
+            )
+        if revision != REVISIONS[-1]:
+            raise StoreError(
+                f"Expected tables of revision {REVISIONS[-1]} at {self.place}, got"
+                f" {revision or 'none'}: run `reattach migrate` with this --database; nodes of the"
+                " release before go on meanwhile",
+                code="not_migrated",
+            )
+
+
+class _Erased(Exception):
+    """A session was erased between the statement's beginning and its making it anew."""
+
+
+async def _carry_out(db: Connection, work: Batch) -> list[Outcome]:
+    """Write a batch, or raise with nothing written."""
+    rare = [part for part in work.parts if _is_rare(part)]
+    if not rare:
+        return await _write(db, work)
+    async with db.transaction():
+        outcomes = await _write(db, work)
+        became = dict(zip([part.session_id for part in work.given], outcomes, strict=True))
+        done = [part for part in rare if became[part.session_id] is Outcome.OK]
+        created = [part.session_id for part in done if part.expected is None]
+        if created and await db.fetch(sql.FIND_ERASED, created):
+            raise _Erased
+        for part in done:
+            await _write_rare(db, part)
+    return outcomes
+
+
+async def _write(db: Connection, work: Batch) -> list[Outcome]:
+    row = await db.fetchrow(work.statement, *work.arguments)
+    assert row is not None
+    return work.outcomes(row[0], row[1])
+
+
+def _is_rare(part: Append) -> bool:
+    """Say whether a part needs more than its statement: what is as of its locks, and is seldom."""
+    return part.expected is None or part.erase is not None or changes_access(part)
+
+
+async def _write_rare(db: Connection, part: Append) -> None:
+    name, row = part.session_id, part.session
+    if part.erase is not None:
+        for statement in sql.ERASE_REST:
+            await db.execute(statement, name)
+        return
+    if not changes_access(part):
+        return
+    assert row is not None, "check_batch has seen to it"
+    gone = [*part.members_removed, *([] if part.claim is None else [part.claim.after])]
+    if gone:
+        await db.execute(sql.REMOVE_MEMBERS, name, [text(user_id) for user_id in gone])
+    for member in part.members:
+        await db.execute(sql.PUT_MEMBER, name, row.last_activity, text(member.user_id), member.role)
+    if part.credentials_removed:
+        await db.execute(sql.REMOVE_CREDENTIALS, name, part.credentials_removed)
+    for one in part.credentials:
+        await db.execute(
+            sql.PUT_CREDENTIAL,
+            *(name, one.secret_hash, one.kind, text(one.user_id), one.role),
+            *(one.device_id, one.created_at, one.expires_at),
+        )
+    if part.claim is not None:
+        for statement in sql.CLAIM:
+            await db.execute(statement, name, text(part.claim.before), text(part.claim.after))
+
+
+def _raced(error: asyncpg.PostgresError) -> bool:
+    return error.sqlstate == "22P02" and sql.RACED in str(error)
