@@ -256,6 +256,20 @@ class Session:
             index=encode(_SavedIndex(msgspec.Raw(index), authors, self.texts.dump())),
         )
 
+    def unresolved_records(self) -> list[ConflictRecord]:
+        """Return the conflicts that nobody has settled, as the database tells them."""
+        records = [
+            ConflictRecord(
+                conflict_id=conflict.id,
+                path=conflict.path,
+                status=conflict.status,
+                version=conflict.version,
+                body=encode(conflict),
+            )
+            for conflict in self.unsettled.values()
+        ]
+        return sorted(records, key=lambda record: (record.version, record.conflict_id))
+
     def _commit(self, proposal: Proposal, client: Client, at: int) -> CommitRecord:
         if proposal.role == Role.VIEWER:
             raise ChangeRefused(

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from reattach.bus.base import Bus, Note, Roster, Whisper
+from reattach.bus.snapshots import WORTH_BYTES, Snapshot, proof
 from reattach.core.connection import Close, Connection
 from reattach.core.effects import (
     Announce,
@@ -116,6 +117,8 @@ class Host:
         self._bus = bus
         self._node = node
         self._announced = 0
+        self.log_bytes_held = 0
+        """What the log weighed, after the newest state in the database, at the last snapshot."""
         self.announced_at = clock.monotonic()
         """When the other nodes were last told who is connected here."""
         self._recovering = False
@@ -271,6 +274,29 @@ class Host:
         self.flush()
         self._run_at_rest()
         self._wake_watchers()
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the state for whoever opens the session next, where its log is heavy by now.
+
+        It costs what the state weighs: so it is done when the session was opened and when it is
+        let go, and not while people work on it.
+        """
+        room, session = self.room, self.room.session
+        if not room.at_rest or self._recovering or not session.tail:
+            return None
+        if session.log_bytes < self.log_bytes_held:
+            self.log_bytes_held = 0  # a state was saved in the database
+        if session.log_bytes - self.log_bytes_held < WORTH_BYTES:
+            return None
+        self.log_bytes_held = session.log_bytes
+        return Snapshot(
+            session_id=self.session_id,
+            epoch=room.recorded.epoch,
+            proof=proof(session.tail[-1][1]),
+            saved=session.save(),
+            conflicts=session.unresolved_records(),
+            log_bytes=session.log_bytes,
+        )
 
     # What other nodes tell it
 

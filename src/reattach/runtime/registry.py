@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from reattach.bus.base import Beat, Bus, Message, Missed, Note, Roster, Watched, Whisper
+from reattach.bus.snapshots import Snapshot, Snapshots, proof
 from reattach.core.connection import Close, Connection, Phase, Role
 from reattach.core.effects import Request
 from reattach.core.limits import Limits
@@ -46,6 +47,7 @@ from reattach.store.base import (
     DeviceRecord,
     Expected,
     IdempotencyRecord,
+    Loaded,
     MemberRecord,
     Outcome,
     SavedState,
@@ -71,6 +73,8 @@ _ANNOUNCE_MS = 10_000
 _HANDSHAKE_MS = 2
 """What the return of one connection may cost a node that is to take many: two cores' worth is the
 spread, because another node's clients come as well."""
+_SNAPSHOTS_MS = 500
+"""How long a node that stops takes, at most, to have snapshots held."""
 _LOOK_MS = 30_000
 """How long, at most, a clock is trusted to run on evenly until a token expires."""
 _MOST_MEMBERS = 1_000
@@ -127,7 +131,7 @@ class _Single:
 class Registry:
     """Opens sessions when they are needed, and forgets them when nobody uses them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a node is made of
         self,
         store: Store,
         limits: Limits,
@@ -138,9 +142,11 @@ class Registry:
         schemas: Sequence[Schema] = (),
         bus: Bus | None = None,
         authorize: Authorize | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are;
-        ``authorize`` is the application's word on who may do what.
+        ``authorize`` is the application's word on who may do what; ``snapshots`` holds states for
+        whoever opens a session next.
         """
         self.store = store
         self.limits = limits
@@ -160,6 +166,7 @@ class Registry:
         self._idle_ms = idle_session_ms
         self._bus = bus
         self._authorize = authorize
+        self._snapshots = snapshots
         self._unsubscribe: Callable[[], None] | None = None
         self._comparing = False
         self._nodes: dict[str, int] = {}
@@ -175,6 +182,8 @@ class Registry:
         if self._bus is not None:
             self._unsubscribe = self._bus.subscribe(self._hear)
             await self._bus.open(self.identity)
+        if self._snapshots is not None:
+            await self._snapshots.open(self.identity)
         self._spawn(self._tick())
         self._spawn(self._hurry())
 
@@ -194,7 +203,10 @@ class Registry:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._committer.stop()
+        until = self.clock.monotonic() + _SNAPSHOTS_MS
         for host in list(self.hosts.values()):
+            if self.clock.monotonic() < until:
+                self._hold(host)
             host.close(Close.RESTART, "the server restarts: come back")
         for task in list(self._tasks):
             task.cancel()
@@ -202,6 +214,8 @@ class Registry:
         if self._bus is not None:
             self._bus.publish(Beat(node=self.node, leaves=True))
             await self._bus.close()
+        if self._snapshots is not None:
+            await self._snapshots.close()
         await self.store.close()
 
     # Sessions
@@ -239,14 +253,16 @@ class Registry:
     async def _load(self, session_id: str) -> Host:
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
-                loaded = await self.store.load(session_id)
+                loaded, log_bytes = await self._read(session_id)
         except (TimeoutError, StoreError) as error:
             raise _not_loaded(session_id, error) from error
         if loaded is None:
             raise SessionNotFound("there is no such session")
         schema = self._schema(loaded.session)
+        room = Room(loaded, self.limits, schema)
+        room.session.log_bytes += log_bytes
         host = Host(
-            Room(loaded, self.limits, schema),
+            room,
             self.store,
             self._committer,
             self.clock,
@@ -255,6 +271,7 @@ class Registry:
             bus=self._bus,
             node=self.node,
         )
+        host.log_bytes_held = log_bytes
         if schema is not None and (loaded.session.schema_version or 1) < schema.version:
             try:
                 await self._upgrade(host, schema)
@@ -264,7 +281,47 @@ class Registry:
                 # Another node, which loaded it at the same moment, was quicker.
                 return await self._load(session_id)
         self.hosts[session_id] = host
+        self._hold(host)
         return host
+
+    async def _read(self, session_id: str) -> tuple[Loaded | None, int]:
+        """Read a session, from a snapshot on if there is one that is worth it.
+
+        With it comes what the log weighs between the newest state in the database and that one.
+        """
+        held = [] if self._snapshots is None else await self._snapshots.get(session_id)
+        for snapshot in held:
+            loaded = await self._read_on(snapshot)
+            if loaded is not None:
+                return loaded, snapshot.log_bytes
+        return await self.store.load(session_id), 0
+
+    async def _read_on(self, snapshot: Snapshot) -> Loaded | None:
+        """Read what came after a snapshot; None where it is not of the history in the database.
+
+        The session's row is read first: what came after it is found by the next comparison.
+        """
+        session_id, version = snapshot.session_id, snapshot.saved.version
+        record = await self.store.session(session_id)
+        if not isinstance(record, SessionRecord) or record.epoch != snapshot.epoch:
+            return None
+        commits = await self.store.log(session_id, first=version, last=record.version)
+        if len(commits) != record.version - version + 1 or proof(commits[0].body) != snapshot.proof:
+            return None
+        return Loaded(
+            session=record,
+            saved=snapshot.saved,
+            tail=commits[1:],
+            conflicts=snapshot.conflicts,
+            devices=await self.store.devices(session_id),
+            members=await self.store.members(session_id),
+        )
+
+    def _hold(self, host: Host) -> None:
+        """Have a snapshot of a session held, if it is worth it."""
+        snapshot = None if self._snapshots is None else host.snapshot()
+        if self._snapshots is not None and snapshot is not None:
+            self._snapshots.put(snapshot)
 
     def _schema(self, record: SessionRecord) -> Schema | None:
         """Return a session's schema; raises `Unavailable` where only a newer node has it."""
@@ -990,6 +1047,7 @@ class Registry:
                 if self._nodes and host.room.connections and since >= _ANNOUNCE_MS:
                     host.announce()
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
+                    self._hold(host)
                     self.forget(host)
 
     async def _hurry(self) -> None:

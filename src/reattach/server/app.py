@@ -18,6 +18,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from reattach.bus.base import Bus
+from reattach.bus.snapshots import Snapshots
 from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.access import Authorize
 from reattach.runtime.clock import Clock, SystemClock
@@ -218,6 +219,7 @@ class Reattach:
 
     def _new_registry(self) -> Registry:
         settings = self.settings
+        url = None if settings.redis is None else settings.redis.get_secret_value()
         return Registry(
             self._new_store(),
             settings.limits(one_user=self.authenticate is None),
@@ -225,7 +227,8 @@ class Reattach:
             store_timeout_ms=settings.store_timeout_ms,
             idle_session_ms=settings.idle_session_ms,
             schemas=self.schemas,
-            bus=None if settings.redis is None else bus_at(settings.redis.get_secret_value()),
+            bus=None if url is None else bus_at(url),
+            snapshots=None if url is None else snapshots_at(url),
             authorize=self.authorize,
         )
 
@@ -338,3 +341,10 @@ def bus_at(url: str) -> Bus:
     from reattach.bus.redis import RedisBus  # noqa: PLC0415
 
     return RedisBus(url)
+
+
+def snapshots_at(url: str) -> Snapshots:
+    """Return where snapshots are held: the same Redis."""
+    from reattach.bus.redis_snapshots import RedisSnapshots  # noqa: PLC0415
+
+    return RedisSnapshots(url)
