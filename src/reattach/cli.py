@@ -97,7 +97,7 @@ def reattach(
 
 
 @main.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")
@@ -134,6 +134,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Let who has not signed in begin sessions, each with a token for it alone.",
+        ),
+    ] = False,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,7 +165,7 @@ def serve(
     """Serve sessions until SIGTERM or SIGINT."""
     logs.configure(log_level.value, json=json_logs)
     with _in_one_line():
-        prepare = partial(_prepare, app, database, auth, redis, allow_origin)
+        prepare = partial(_prepare, app, database, auth, redis, anonymous, allow_origin)
         served = prepare()
         served.check_workers(workers)
         _check_host(served, host)
@@ -179,12 +186,15 @@ def _prepare(
     database: str | None,
     auth: Auth | None,
     redis: str | None,
+    anonymous: bool,
     allow_origin: list[str] | None,
 ) -> Reattach:
     """Return what is to be served, as the options have it."""
     served = _load(app, database, auth)
     if redis is not None:
         served.use_redis(redis)
+    if anonymous:
+        served.allow_anonymous()
     if allow_origin:
         served.allow_origins(allow_origin)
     return served
@@ -384,7 +394,8 @@ def _check_host(served: Reattach, host: str) -> None:
         raise _Refused(
             f"expected a loopback host (127.0.0.1, ::1 or localhost), got {host}: without"
             " authentication (--auth none) whoever reaches the server may read and write"
-            " everything. Serve with --auth jwt, or an --app whose Reattach has an authenticate",
+            " everything. Serve with --auth jwt or --anonymous, or an --app whose Reattach has an"
+            " authenticate",
             _WRONG,
         )
 

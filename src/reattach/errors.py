@@ -13,6 +13,7 @@ __all__ = [
     "ChangeRefused",
     "DatabaseHeld",
     "Forbidden",
+    "HandoffOver",
     "KeyAnswered",
     "LastOwner",
     "NotAuthenticated",
@@ -77,6 +78,13 @@ class SessionNotFound(ReattachError):
     """There is no such session for this caller."""
 
     code = "session_not_found"
+    status = 404
+
+
+class HandoffOver(ReattachError):
+    """The link is over, was opened on another device, or never was one: make a new one."""
+
+    code = "handoff_over"
     status = 404
 
 

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     auth: Literal["none", "jwt"] = "none"
     """Who is let in where the application has no ``authenticate``: ``none``, this machine's one
     user; ``jwt``, whoever has a valid JSON Web Token, as its ``sub`` names."""
+    anonymous: bool = False
+    """Whether who has not signed in may begin a session, with a token for it alone."""
     jwt_secret: SecretStr | None = None
     """What tokens are signed with (HS256): at least 32 bytes. One of this and the next two."""
     jwt_public_key: str | None = None

@@ -355,7 +355,7 @@ async def test_beyond_this_machine_somebody_has_to_sign_in(serve: Serve, tmp_pat
     """Rule A1: what may be reached from elsewhere does not start without authentication."""
     said = refusal("--host", "0.0.0.0", "--auth", "none", cwd=tmp_path)  # noqa: S104 - refused
     assert "expected a loopback host (127.0.0.1, ::1 or localhost), got 0.0.0.0" in said
-    assert "Serve with --auth jwt, or an --app whose Reattach has an authenticate" in said
+    assert "Serve with --auth jwt or --anonymous, or an --app whose Reattach has an" in said
     server = await serve(
         app=None,
         arguments=["--auth", "jwt", "--host", "0.0.0.0"],  # noqa: S104 - tokens are asked for

@@ -14,7 +14,7 @@ from reattach.core.connection import Role
 if TYPE_CHECKING:
     from reattach.runtime.registry import User
 
-__all__ = ["Action", "Authorize", "SessionAccess", "effective_role", "may"]
+__all__ = ["Action", "Authorize", "SessionAccess", "at_most", "effective_role", "may"]
 
 
 class Action(StrEnum):
@@ -61,6 +61,13 @@ Authorize: TypeAlias = "Callable[[User, SessionAccess, Action], Answer | Awaitab
 def may(role: str | None, action: Action) -> bool:
     """Say whether a role may do something; None is a stranger's."""
     return role is not None and action in _ALLOWED[role]
+
+
+def at_most(role: str | None, most: str | None) -> str | None:
+    """Return the lesser of two roles; ``most`` None is no bound, ``role`` None a stranger's."""
+    if role is None or most is None or _ALLOWED[role] <= _ALLOWED[most]:
+        return role
+    return most
 
 
 async def allows(

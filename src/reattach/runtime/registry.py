@@ -36,7 +36,14 @@ from reattach.errors import (
     TooManyMembers,
     Unavailable,
 )
-from reattach.runtime.access import Action, Authorize, SessionAccess, allows, effective_role
+from reattach.runtime.access import (
+    Action,
+    Authorize,
+    SessionAccess,
+    allows,
+    at_most,
+    effective_role,
+)
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
 from reattach.runtime.host import Host, Line
@@ -44,6 +51,7 @@ from reattach.store.base import (
     Activity,
     Append,
     ClientRecord,
+    CredentialRecord,
     DeviceRecord,
     Expected,
     IdempotencyRecord,
@@ -88,11 +96,14 @@ class User(msgspec.Struct, frozen=True):
     """Who somebody is: ``id`` is any string up to 255 bytes.
 
     ``expires_at``, in milliseconds since 1970, is when this has to be shown anew: connections are
-    closed then (4401). None: never.
+    closed then (4401). None: never. Who came with a token for one session alone is let in on
+    ``session_id`` and no other, with at most ``role``.
     """
 
     id: str
     expires_at: int | None = None
+    session_id: str | None = None
+    role: str | None = None
 
 
 Identify = Callable[[str | None], Awaitable[User]]
@@ -497,6 +508,9 @@ class Registry:
 
         A stranger has the session's row read, as for one that does not exist, and nothing more.
         """
+        if user.session_id not in {None, session_id}:
+            # Whether it is there makes no difference: it is not looked at.
+            raise SessionNotFound("there is no such session")
         access, version = await self._access(session_id, user)
         role = await effective_role(self._authorize, user, access)
         if role is None or not access.user_id:
@@ -506,7 +520,7 @@ class Registry:
         host = await self.open(session_id)
         if self._authorize is None and host.stands[2] >= version:
             # It may have been opened, or heard of more, after its row was read.
-            role = host.room.role_of(user.id)
+            role = at_most(host.room.role_of(user.id), user.role)
             if role is None:
                 raise SessionNotFound("there is no such session")
         return host, role
@@ -526,7 +540,7 @@ class Registry:
                 return nobodys, 0
             record = found.session
             role = Role.OWNER if record.user_id == user.id else found.role
-        return access_to(record, role), record.access_version
+        return access_to(record, at_most(role, user.role)), record.access_version
 
     async def _standing(self, session_id: str, user: User) -> Standing | Tombstone | None:
         try:
@@ -540,13 +554,14 @@ class Registry:
         room = host.room
         for connection in room.everybody():
             if self._authorize is None:
-                room.set_role(connection, room.role_of(connection.user_id), self.clock.now())
+                role = at_most(room.role_of(connection.user_id), connection.user.role)
+                room.set_role(connection, role, self.clock.now())
             else:
                 self._spawn(self._ask_again(host, connection, self._authorize))
 
     async def _ask_again(self, host: Host, connection: Connection, authorize: Authorize) -> None:
         room, user = host.room, connection.user
-        access = access_to(room.recorded, room.role_of(user.id))
+        access = access_to(room.recorded, at_most(room.role_of(user.id), user.role))
         try:
             role = await effective_role(authorize, user, access)
             await host.at_rest(lambda room: room.set_role(connection, role, self.clock.now()))
@@ -656,11 +671,12 @@ class Registry:
         state: dict[str, Any] | None = None,
         schema: str | None = None,
         device: DeviceRecord | None = None,
+        credentials: Sequence[CredentialRecord] = (),
         idempotency: Callable[[SessionRecord], IdempotencyRecord] | None = None,
     ) -> SessionRecord:
         """Create a session, durably; raises `AlreadyExists`, or what is wrong with the state.
 
-        With a ``schema`` it has the defaults of what the state lacks.
+        With a ``schema`` it has the defaults of what the state lacks. ``credentials`` open it.
         """
         state = self.begin(schema, state)
         known = None if schema is None else self.schemas.get(schema)
@@ -677,6 +693,7 @@ class Registry:
             epoch=self.clock.new_id(),
             epoch_version=0,
             version=0,
+            access_version=1 if credentials else 0,
             schema_name=schema,
             schema_version=None if known is None else known.version,
             created_at=now,
@@ -688,6 +705,7 @@ class Registry:
             session=record,
             state=SavedState(version=0, state=encoded, index=empty_index()),
             devices=[] if device is None else [device],
+            credentials=[*credentials],
             activity=[Activity(activity_type="created", at=now, user_id=user.id)],
             idempotency=None if idempotency is None else idempotency(record),
         )
@@ -963,6 +981,8 @@ class Registry:
         """Create the session that a hello asks for, unless it is there; say whether it was."""
         if hello.create is None or hello.epoch is not None or session_id in self.hosts:
             return False
+        if user.session_id is not None:
+            return False  # a token of one session makes no other
         if await self.store.session(session_id) is not None:
             return False
         try:

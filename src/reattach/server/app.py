@@ -22,10 +22,11 @@ from reattach.bus.snapshots import Snapshots
 from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.access import Authorize
 from reattach.runtime.clock import Clock, SystemClock
-from reattach.runtime.registry import Registry
+from reattach.runtime.credentials import holder
+from reattach.runtime.registry import Registry, User
 from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, ws
-from reattach.server.auth import Auth, Authenticate
+from reattach.server.auth import Auth, Authenticate, nobody
 from reattach.server.cors import Cors
 from reattach.server.routes import routes
 from reattach.server.tokens import Tokens
@@ -90,9 +91,11 @@ class Reattach:
         self.clock = SystemClock() if clock is None else clock
         self.authenticate = authenticate
         self.authorize = authorize
-        self.auth = Auth(authenticate, self.settings.allow_origins)
+        self.auth = Auth(authenticate, self._holder, self.settings.allow_origins)
         if self.settings.auth == "jwt":
             self.use_tokens()
+        if self.settings.anonymous:
+            self.allow_anonymous()
         self.sessions = Sessions(self.running)
         self._store = store
         self.lifespan = lifespan
@@ -140,13 +143,24 @@ class Reattach:
 
         Raises `BadSetting` where the settings name no key, or something else says who is there.
         """
-        if self.authenticate is not None and not isinstance(self.authenticate, Tokens):
+        own = self.authenticate is not None and self.authenticate is not nobody
+        if own and not isinstance(self.authenticate, Tokens):
             raise BadSetting(
                 "expected either --auth jwt (REATTACH_AUTH) or an authenticate of the application's"
                 " own, got both: leave one out"
             )
         self.authenticate = Tokens(self.settings)
-        self.auth = Auth(self.authenticate, self.auth.allowed_origins)
+        self.auth = Auth(self.authenticate, self._holder, self.auth.allowed_origins)
+
+    def allow_anonymous(self) -> None:
+        """Let who has not signed in begin sessions, from the next start on (``--anonymous``).
+
+        Where nobody can sign in, that is all that anybody can: no request is this machine's user's.
+        """
+        self.settings = self.settings.model_copy(update={"anonymous": True})
+        if self.authenticate is None:
+            self.authenticate = nobody
+            self.auth = Auth(nobody, self._holder, self.auth.allowed_origins)
 
     def allow_origins(self, origins: Sequence[str]) -> None:
         """Let pages of these origins use the server, too; raises `BadSetting`."""
@@ -154,7 +168,8 @@ class Reattach:
             more = [origin_of(one) for one in origins]
         except ValueError as error:
             raise BadSetting(str(error)) from None
-        self.auth = Auth(self.authenticate, self.auth.allowed_origins.union(more))
+        allowed = self.auth.allowed_origins.union(more)
+        self.auth = Auth(self.authenticate, self._holder, allowed)
 
     # Life
 
@@ -205,6 +220,9 @@ class Reattach:
         if scope["type"] != "lifespan" and not self._stopped:
             await self.start()
         await self.app(scope, receive, send)
+
+    async def _holder(self, token: str) -> User:
+        return await holder(await self.running(), token)
 
     @contextlib.asynccontextmanager
     async def _serve(self, _: FastAPI) -> AsyncIterator[None]:

@@ -16,12 +16,16 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from reattach.errors import Forbidden, NotAuthenticated
+from reattach.runtime.credentials import is_anonymous, is_token
 from reattach.runtime.registry import User
 
-__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "bearer"]
+__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "Holder", "bearer", "nobody"]
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
 """Says who is there; the token that came, if any, is ``connection.state.token``."""
+
+Holder: TypeAlias = Callable[[str], Awaitable[User]]
+"""Says whom a token for one session stands for; raises `NotAuthenticated`."""
 
 LOCAL_USER: Final = User("local")
 """The one user of a server without ``authenticate``."""
@@ -36,13 +40,18 @@ class Auth:
     """Identifies users by what the application says, or lets this machine's one user in."""
 
     def __init__(
-        self, authenticate: Authenticate | None = None, allowed_origins: Collection[str] = ()
+        self,
+        authenticate: Authenticate | None,
+        holder: Holder,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         """Take the application's function; None lets in whoever sits at this machine.
 
+        ``holder`` knows the tokens that the server itself gave out for one session each.
         ``allowed_origins`` are those beside the server's own, as browsers write them.
         """
         self._authenticate = authenticate
+        self._holder = holder
         self.allowed_origins = frozenset(allowed_origins)
 
     async def identify(self, connection: HTTPConnection, token: str | None) -> User:
@@ -52,6 +61,8 @@ class Auth:
         function finds it as ``connection.state.token``.
         """
         connection.state.token = token
+        if token is not None and is_token(token):
+            return await self._holder(token)
         if self._authenticate is None:
             return LOCAL_USER
         answer = self._authenticate(connection)
@@ -60,6 +71,8 @@ class Auth:
             raise TypeError(f"expected authenticate to return a User, got {type(user).__name__}")
         if not 0 < len(user.id.encode("utf-8", "surrogatepass")) <= MAX_USER_ID:
             raise NotAuthenticated(f"expected a user id of 1 to {MAX_USER_ID} bytes")
+        if is_anonymous(user.id):
+            raise NotAuthenticated("expected a user id that is none of those who did not sign in")
         if token is None:
             _check_cookie(connection)
         return user
@@ -79,6 +92,11 @@ class Auth:
                 " (--allow-origin)",
                 code="forbidden_origin",
             )
+
+
+def nobody(_: HTTPConnection) -> User:
+    """Let in nobody but who has a token for one session: ``--anonymous`` alone."""
+    raise NotAuthenticated("expected a token: begin a session without one, or open a link to one")
 
 
 def bearer(connection: HTTPConnection) -> str | None:

@@ -20,18 +20,24 @@ from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ActivityPage",
+    "BegunAnswer",
     "ChangesAnswer",
     "ChangesBody",
+    "ClaimBody",
     "CommitPage",
     "ConflictPage",
     "CreateSession",
     "DevicePage",
+    "HandoffAnswer",
+    "HandoffBody",
     "HeartbeatBody",
     "JsonPatchOperation",
     "Member",
     "MemberBody",
     "MemberPage",
     "Problem",
+    "RedeemBody",
+    "RedeemedAnswer",
     "SessionAnswer",
     "SessionId",
     "SessionPage",
@@ -151,6 +157,30 @@ class MemberBody(_Body):
     role: Role
 
 
+_Secret = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+
+class ClaimBody(_Body):
+    """What makes a session that nobody has signed in for the caller's."""
+
+    claim_secret: _Secret
+
+
+class HandoffBody(_Body):
+    """Where a link for another device leads."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^#\s]{1,2000}$")] | None = Field(
+        None, description="The application's page. Left out: the root of the page that asks."
+    )
+
+
+class RedeemBody(_Body):
+    """What came with a link, and the device that it was opened on."""
+
+    secret: _Secret
+    device: Device
+
+
 class JsonPatchOperation(BaseModel):
     """One operation of RFC 6902. Indexes mean the current version."""
 
@@ -189,6 +219,30 @@ class SessionAnswer(SessionSummary):
     """A session as it is durably."""
 
     state: dict[str, Any]
+
+
+class BegunAnswer(SessionAnswer):
+    """A session that was created; the secrets come where nobody has signed in, and this once."""
+
+    token: str | None = Field(None, description="Opens this session alone.")
+    claim_secret: str | None = Field(None, description="Makes it a user's who has signed in.")
+
+
+class HandoffAnswer(_Answer):
+    """A link for another device."""
+
+    link: str = Field(description="The secret stands in its fragment, which no server is sent.")
+    secret: str
+    expires_at: Time
+
+
+class RedeemedAnswer(_Answer):
+    """What a device gets for a link."""
+
+    session_id: str
+    token: str = Field(description="Opens this session alone.")
+    user_id: str
+    role: Role
 
 
 class SessionPage(_Answer):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Security
 from fastapi.security import HTTPBearer
 
 from reattach.server.routes.changes import ChangeRoutes
+from reattach.server.routes.credentials import CredentialRoutes
 from reattach.server.routes.events import EventRoutes
 from reattach.server.routes.health import Health
 from reattach.server.routes.members import MemberRoutes
@@ -21,7 +22,8 @@ __all__ = ["routes"]
 
 def routes(reattach: Served) -> APIRouter:
     """Return all routes over a server's sessions."""
-    health = Health(reattach)
+    health, sessions = Health(reattach), SessionRoutes(reattach)
+    credentials = CredentialRoutes(reattach)
     errors: dict[int | str, dict[str, Any]] = {
         "4XX": problem("What is wrong."),
         "5XX": problem("The server cannot now."),
@@ -35,13 +37,26 @@ def routes(reattach: Served) -> APIRouter:
     for one in (
         health,
         ChangeRoutes(reattach),
-        SessionRoutes(reattach),
+        sessions,
         EventRoutes(reattach),
         RecordRoutes(reattach),
         MemberRoutes(reattach),
     ):
         one.add_to(Add(api))
+    credentials.add_to(Add(api))
+    # What may be asked without having signed in.
+    beginning = APIRouter(
+        tags=["sessions"],
+        dependencies=[Depends(health.enter_or_begin), Security(HTTPBearer(auto_error=False))],
+        responses=errors,
+    )
+    sessions.add_beginning_to(Add(beginning))
+    redeeming = APIRouter(
+        tags=["sessions"], dependencies=[Depends(health.enter_from_here)], responses=errors
+    )
+    credentials.add_redeeming_to(Add(redeeming))
     router = APIRouter()
     router.include_router(health.open_routes())
-    router.include_router(api, prefix="/api/v0")
+    for one_router in (api, beginning, redeeming):
+        router.include_router(one_router, prefix="/api/v0")
     return router

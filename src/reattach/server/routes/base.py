@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from reattach.errors import NotAuthenticated
 from reattach.runtime.access import Action
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
@@ -20,6 +21,7 @@ from reattach.wire import encode
 
 __all__ = [
     "ID",
+    "NOT_KEPT",
     "PAGE",
     "After",
     "IdempotencyKey",
@@ -29,12 +31,16 @@ __all__ = [
     "json_answer",
     "page_answer",
     "user_of",
+    "whole_user_of",
 ]
 
 PAGE: Final = 100
 """Items on a page of a list."""
 
 ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
+
+NOT_KEPT: Final = {"Cache-Control": "no-store"}
+"""Headers of an answer with secrets."""
 
 SessionPath = Annotated[models.SessionId, Path(description="The session's id.")]
 After = Annotated[str | None, Query(alias="next", description="`next` of the page before.")]
@@ -66,6 +72,19 @@ class Routes:
         auth.check_host_and_origin(request)
         request.state.user = await auth.identify(request, bearer(request))
 
+    async def enter_from_here(self, request: Request) -> None:
+        """Let in whoever it is, from a page that may ask."""
+        self._reattach.auth.check_host_and_origin(request)
+
+    async def enter_or_begin(self, request: Request) -> None:
+        """Let a request in; with ``--anonymous`` also one of nobody who has signed in."""
+        try:
+            await self.enter(request)
+        except NotAuthenticated:
+            if bearer(request) is not None or not self._reattach.settings.anonymous:
+                raise
+            request.state.user = None
+
     async def open(
         self, request: Request, session_id: str, action: Action = Action.READ
     ) -> tuple[Registry, Host, str]:
@@ -78,6 +97,14 @@ class Routes:
 def user_of(request: Request) -> User:
     """Return who sent a request that was let in."""
     user: User = request.state.user
+    return user
+
+
+def whole_user_of(request: Request) -> User:
+    """Return who sent a request that is about more than one session."""
+    user = user_of(request)
+    if user.session_id is not None:
+        raise NotAuthenticated("expected a user who has signed in, got a token for one session")
     return user
 
 

@@ -15,6 +15,7 @@ from reattach.core.session import Edit
 from reattach.core.values import check
 from reattach.errors import (
     AlreadyExists,
+    BadRequest,
     ChangeRefused,
     Forbidden,
     SessionNotFound,
@@ -22,7 +23,8 @@ from reattach.errors import (
     VersionGone,
 )
 from reattach.runtime.access import Action
-from reattach.runtime.registry import Registry
+from reattach.runtime.credentials import begin
+from reattach.runtime.registry import Registry, User
 from reattach.server import models
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
 from reattach.server.once import Once, replay, submit
@@ -39,6 +41,7 @@ from reattach.server.routes.answers import (
 )
 from reattach.server.routes.base import (
     ID,
+    NOT_KEPT,
     PAGE,
     After,
     IdempotencyKey,
@@ -47,6 +50,7 @@ from reattach.server.routes.base import (
     json_answer,
     page_answer,
     user_of,
+    whole_user_of,
 )
 from reattach.server.routes.openapi import Add, schema_of
 from reattach.store.base import DeviceRecord, IdempotencyRecord, SessionRecord
@@ -72,20 +76,32 @@ class SessionRoutes(Routes):
 
     def add_to(self, add: Add) -> None:
         """Add them."""
-        add("POST", "/session", self.create, models.SessionAnswer, status=201, body=_CREATE)
         add("GET", "/session", self.list_sessions, models.SessionPage)
         add("GET", "/session/{session_id}", self.get, models.SessionAnswer)
         add("PATCH", "/session/{session_id}", self.patch, models.SessionAnswer, body=_PATCHES)
         add("DELETE", "/session/{session_id}", self.erase, None, status=204)
         add("DELETE", "/users/{user_id:path}", self.erase_user, None, status=204)
 
+    def add_beginning_to(self, add: Add) -> None:
+        """Add what may be asked without having signed in."""
+        add("POST", "/session", self.create, models.BegunAnswer, status=201, body=_CREATE)
+
     async def create(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Create a session."""
         most = self.settings.max_state_bytes + _ENVELOPE_BYTES
         raw, value = await read_json(request, most)
-        once = Once.of(user_of(request), request, raw, idempotency_key)
         body = hold_against(models.CreateSession, value)
         registry = await self.running()
+        if request.state.user is None:
+            if idempotency_key is not None:
+                raise BadRequest(
+                    "expected no Idempotency-Key: the answer has secrets that are not kept. Send it"
+                    " again without one",
+                    code="bad_header",
+                )
+            return await self._begin(registry, body)
+        user = whole_user_of(request)
+        once = Once.of(user, request, raw, idempotency_key)
         replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
@@ -98,11 +114,11 @@ class SessionRoutes(Routes):
 
         try:
             record = await registry.create(
-                user_of(request),
+                user,
                 session_id=body.session_id,
                 state=state,
                 schema=body.schema_,
-                device=self._first_device(request, registry, body.device_info),
+                device=self._first_device(user, registry, body.device_info),
                 idempotency=None if once is None else answered,
             )
         except AlreadyExists:
@@ -114,8 +130,30 @@ class SessionRoutes(Routes):
         headers, answer = created(record, encode(state))
         return json_answer(answer, 201, headers)
 
+    async def _begin(self, registry: Registry, body: models.CreateSession) -> Response:
+        """Create a session for nobody who has signed in, with secrets that open it."""
+        state = registry.begin(body.schema_, body.state)
+        session_id = body.session_id or registry.clock.new_id()
+        begun = begin(session_id, registry.clock.new_id(), registry.clock.now())
+        record = await registry.create(
+            begun.user,
+            session_id=session_id,
+            state=state,
+            schema=body.schema_,
+            device=self._first_device(begun.user, registry, body.device_info),
+            credentials=begun.credentials,
+        )
+        headers, _ = created(record, b"")
+        answer = {
+            **summary(record),
+            "state": state,
+            "token": begun.token,
+            "claim_secret": begun.claim_secret,
+        }
+        return json_answer(encode(answer), 201, {**headers, **NOT_KEPT})
+
     def _first_device(
-        self, request: Request, registry: Registry, info: dict[str, Any] | None
+        self, user: User, registry: Registry, info: dict[str, Any] | None
     ) -> DeviceRecord | None:
         if info is None:
             return None
@@ -132,7 +170,7 @@ class SessionRoutes(Routes):
         now = registry.clock.now()
         return DeviceRecord(
             device_id=device_id,
-            user_id=user_of(request).id,
+            user_id=user.id,
             name=name[:256] if isinstance(name, str) else None,
             info=encode(rest),
             is_primary=True,
@@ -142,8 +180,9 @@ class SessionRoutes(Routes):
 
     async def list_sessions(self, request: Request, after: After = None) -> Response:
         """List the caller's sessions, newest activity first."""
+        user = whole_user_of(request)
         registry = await self.running()
-        page = await registry.store.sessions(user_of(request).id, after, PAGE)
+        page = await registry.store.sessions(user.id, after, PAGE)
         return page_answer([summary(record) for record in page.items], page.next)
 
     async def get(
@@ -239,7 +278,7 @@ class SessionRoutes(Routes):
         self, request: Request, user_id: Annotated[str, Path(description="The user's id.")]
     ) -> Response:
         """Erase all that a user owns, and end what they are in of others' sessions."""
-        if user_id != user_of(request).id:
+        if user_id != whole_user_of(request).id:
             raise Forbidden("only the user may erase all that is the user's")
         registry = await self.running()
         while True:
