@@ -36,6 +36,8 @@ export interface Environment {
   channel: ((name: string) => ChannelLike) | undefined;
   /** Where the page came from; undefined outside of a page. */
   origin: string | undefined;
+  /** The page's whole address; undefined outside of a page. */
+  page: string | undefined;
   online(): boolean;
   /** Calls back when the network comes or goes; answers how to stop that. */
   onNetwork(callback: (online: boolean) => void): () => void;
@@ -58,6 +60,7 @@ export function browserEnvironment(): Environment {
     locks: navigator?.locks as LockManager | undefined,
     channel: BroadcastChannel && ((name) => new BroadcastChannel(name)),
     origin: location?.origin === "null" ? undefined : location?.origin,
+    page: location?.href,
     online: () => navigator?.onLine !== false,
     onNetwork(callback) {
       if (!listen) return () => {};

@@ -37,13 +37,16 @@ export type { Change as SentChange, DeviceStatus as Device, Operation } from "./
 export type { Environment } from "./env.js";
 export { memoryStore } from "./kv/memory.js";
 export type { Store, Transaction } from "./kv/store.js";
+export { type RedeemOptions, redeem } from "./redeem.js";
 export type {
   Change,
   Conflict,
   ConnectOptions,
   DeepReadonly,
+  Handoff,
   LocalValue,
   RejectedChange,
   SessionEvents,
+  Token,
 } from "./session.js";
 export { Session } from "./session.js";

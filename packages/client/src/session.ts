@@ -11,13 +11,14 @@ import type {
   Change as SentChange,
 } from "./core/wire.js";
 import { browserEnvironment, type Environment, uuid } from "./env.js";
+import { ask } from "./http.js";
 import { idbStore } from "./kv/idb.js";
 import { memoryStore } from "./kv/memory.js";
 import type { Store, Transaction } from "./kv/store.js";
 import { read, transact } from "./outbox.js";
 import { type Line, openLine } from "./socket.js";
 import { claimSlot, joinTabs, type Tabs } from "./tabs.js";
-import { deviceOf, outboxOf } from "./users.js";
+import { deviceOf, outboxOf, passOn } from "./users.js";
 
 /** What is read of a state: frozen all the way down. Change it with `session.update`. */
 export type DeepReadonly<T> = T extends readonly (infer Item)[]
@@ -27,6 +28,16 @@ export type DeepReadonly<T> = T extends readonly (infer Item)[]
   : T extends object
     ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
     : T;
+
+/** A bearer token, or how to get a fresh one: called for each connection, also after a 4401. */
+export type Token = string | (() => string | Promise<string>);
+
+/** A link that lets one other device in. */
+export interface Handoff {
+  readonly link: string;
+  /** Until when it can be opened, in milliseconds since 1970. */
+  readonly expiresAt: number;
+}
 
 export interface ConnectOptions {
   /** Where the server is, with the prefix it is mounted under. The page's origin by default. */
@@ -40,8 +51,7 @@ export interface ConnectOptions {
    * without a user is taken: that of whoever uses the profile, where nobody signs in.
    */
   user?: string;
-  /** A bearer token, or how to get a fresh one: called for each connection, also after a 4401. */
-  token?: string | (() => string | Promise<string>);
+  token?: Token;
   /** How this device is shown to the session's other devices. */
   device?: { name?: string; info?: JsonObject };
   /**
@@ -155,6 +165,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   readonly #base: string;
   readonly #booted: Promise<void>;
   #user: string | undefined;
+  #token: Token | undefined;
   #store: Store = memoryStore();
   /** Where the store has this outbox, and this tab's part of it. */
   #prefix = "";
@@ -200,6 +211,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     this.#env = env;
     this.#base = new URL(url).href.replace(/\/+$/, "");
     this.#user = options.user;
+    this.#token = options.token;
     const { device, create, schemaVersion } = options;
     this.#core = new SessionCore({
       newId: () => uuid(env),
@@ -433,6 +445,53 @@ export class Session<State extends object = JsonObject> extends EventTarget {
     };
   }
 
+  /**
+   * Makes a session that nobody had signed in for that of who has signed in now, with all that this
+   * device has of it, sent or not; `claimSecret` came with the session. `token` says who it is, from
+   * now on in place of the one that `connect` was given (left out: the same function, or the page's
+   * cookie). Pass `user` to `connect` the next time. Repeat it where its answer was lost.
+   *
+   * Rejects with a `ReattachError`: `session_not_found` for a wrong secret and for what somebody
+   * else has claimed, `unreachable` where the server does not answer.
+   */
+  async claim(claimSecret: string, token?: Token): Promise<void> {
+    await this.#booted;
+    const bearer = await tokenOf(token ?? this.#token);
+    const answer = await ask(this.#env, `${this.#address}/claim`, bearer, {
+      claim_secret: claimSecret,
+    });
+    const { user_id: userId } = answer as { user_id: string };
+    const { session } = this.#options;
+    await this.#store.transaction("readwrite", (tx) =>
+      passOn(tx, { base: this.#base, session }, this.#prefix, {
+        from: this.#user,
+        to: userId,
+        deviceId: this.#core.deviceId,
+        newId: () => uuid(this.#env),
+      }),
+    );
+    this.#tabs?.post({ type: "claimed", userId, ...(token !== undefined && { token: bearer }) });
+    this.#belongTo(userId, token);
+  }
+
+  /**
+   * Makes a link that lets one other device in on this session, as who is here, within ten minutes.
+   * It leads to `url` (this page), with a secret in its fragment, `#handoff=…`, for `redeem`.
+   * Rejects with a `ReattachError`.
+   */
+  async handOff(url = this.#env.page): Promise<Handoff> {
+    const bearer = await tokenOf(this.#token);
+    const to = url?.split("#", 1)[0];
+    const answer = await ask(
+      this.#env,
+      `${this.#address}/handoff`,
+      bearer,
+      to === undefined ? {} : { url: to },
+    );
+    const { link, expires_at: expiresAt } = answer as { link: string; expires_at: number };
+    return { link, expiresAt };
+  }
+
   /** Hangs up and lets another tab lead. What is pending stays on this device. Changes throw after. */
   async close(): Promise<void> {
     if (this.#closed) return this.#booted;
@@ -449,6 +508,17 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   }
 
   // ── Inside ─────────────────────────────────────────────────────────────────────────────────────
+
+  get #address(): string {
+    return `${this.#base}/api/v0/session/${encodeURIComponent(this.#options.session)}`;
+  }
+
+  #belongTo(userId: string, token: Token | undefined): void {
+    this.#user = userId;
+    if (token !== undefined) this.#token = token;
+    // What waits for another attempt need not wait any more.
+    this.#feed({ type: "network", online: this.#env.online() });
+  }
 
   #must<T>(value: T | undefined): T {
     if (value !== undefined) return value;
@@ -520,6 +590,8 @@ export class Session<State extends object = JsonObject> extends EventTarget {
             return this.#dispatch(message.event.type, message.event.detail);
           case "presence":
             return this.#feed({ type: "presence", data: message.data });
+          case "claimed":
+            return this.#belongTo(message.userId, message.token);
           case "hi":
             if (this.#core.leading) this.#tabs?.post({ type: "line", line: this.#core.view });
         }
@@ -679,8 +751,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   async #connect(attempt: number): Promise<void> {
     let token: string | undefined;
     try {
-      const given = this.#options.token;
-      token = typeof given === "function" ? await given() : given;
+      token = await tokenOf(this.#token);
     } catch (reason) {
       if (attempt === this.#attempt)
         this.#feed({ type: "closed", code: 4401, reason: text(reason) });
@@ -738,9 +809,8 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   async #history(clientId: string, from: number): Promise<void> {
     const commits: HistoryItem[] = [];
     try {
-      const given = this.#options.token;
-      const token = typeof given === "function" ? await given() : given;
-      const path = `${this.#base}/api/v0/session/${encodeURIComponent(this.#options.session)}/history`;
+      const token = await tokenOf(this.#token);
+      const path = `${this.#address}/history`;
       let next: string | null = null;
       do {
         const query: URLSearchParams = new URLSearchParams({
@@ -797,6 +867,10 @@ export class Session<State extends object = JsonObject> extends EventTarget {
       }
     });
   }
+}
+
+async function tokenOf(given: Token | undefined): Promise<string | undefined> {
+  return typeof given === "function" ? await given() : given;
 }
 
 interface Deferred<T> {

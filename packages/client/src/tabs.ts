@@ -11,6 +11,8 @@ type Message =
   | { readonly type: "line"; readonly line: LineView }
   | { readonly type: "event"; readonly event: SessionEvent }
   | { readonly type: "presence"; readonly data: unknown }
+  /** The outbox is another user's now, who is let in by `token` where that is new. */
+  | { readonly type: "claimed"; readonly userId: string; readonly token?: string | undefined }
   /** A new tab asks what the line does. */
   | { readonly type: "hi" };
 

@@ -19,6 +19,14 @@ export interface Place {
   readonly session: string;
 }
 
+interface Passing {
+  readonly from: string | undefined;
+  readonly to: string;
+  /** The device that the outbox is known to the server by. */
+  readonly deviceId: string;
+  readonly newId: () => string;
+}
+
 /** By user (`""`: nobody), the prefixes of the outboxes that are theirs, newest first. */
 type Outboxes = Readonly<Record<string, readonly string[]>>;
 
@@ -32,6 +40,26 @@ export async function outboxOf(
   // Work that waits goes first, whichever outbox it is in.
   for (const prefix of mine) if (await waits(tx, prefix)) return prefix;
   return mine[0] ?? homeOf(place, user);
+}
+
+/** Makes an outbox that of another user; who had it before begins with an empty one. */
+export async function passOn(
+  tx: Transaction,
+  place: Place,
+  prefix: string,
+  { from, to, deviceId, newId }: Passing,
+): Promise<void> {
+  if (from === to) return;
+  const all = await outboxes(tx, place);
+  const of = (user: string | undefined) =>
+    (all[user ?? ""] ?? [homeOf(place, user)]).filter((one) => one !== prefix);
+  const left = of(from);
+  tx.put(keyOf(place), {
+    ...all,
+    [from ?? ""]: left.length > 0 ? left : [`${homeOf(place, from)}${newId()}/`],
+    [to]: [prefix, ...of(to)],
+  });
+  tx.put(`${prefix}device`, deviceId);
 }
 
 /** The device's id for an outbox. Chosen once for each user of the profile. */
@@ -62,6 +90,11 @@ function keyOf({ base, session }: Place): string {
 }
 
 async function waits(tx: Transaction, prefix: string): Promise<boolean> {
-  const changes = rows.change(0);
-  return (await tx.range(prefix + changes, prefix + rows.end("change/"))).length > 0;
+  const slots = ((await tx.get(`${prefix}tabs`)) ?? 0) as number;
+  const parts = [prefix, ...Array.from({ length: slots }, (_, slot) => `${prefix}tab/${slot}/`)];
+  for (const part of parts) {
+    const changes = await tx.range(part + rows.change(0), part + rows.end("change/"));
+    if (changes.length > 0) return true;
+  }
+  return false;
 }

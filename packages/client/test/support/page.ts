@@ -22,6 +22,11 @@ export class Profile {
     return new Page<State>(this, options);
   }
 
+  /** Its disk. */
+  store(): NonNullable<ConnectOptions["store"]> {
+    return lazily(() => idbStore(this.name));
+  }
+
   /** Web Locks, as far as the client uses them. */
   locks(page: { dead: boolean; dies: Promise<void> }): Environment["locks"] {
     const request = async (
@@ -128,7 +133,7 @@ export class Page<State extends object> {
       session: "s",
       ...options,
       env: { ...real, ...environment },
-      store: options.store ?? lazily(() => idbStore(profile.name)),
+      store: options.store ?? profile.store(),
     });
     this.ready = this.session.ready;
   }

@@ -1,0 +1,36 @@
+/** Requests to the server beside the line: what has to be asked where there is none yet. */
+
+import { ReattachError } from "./core/errors.js";
+import type { Environment } from "./env.js";
+
+/**
+ * Posts JSON and answers what came back. Rejects with a `ReattachError`: the server's own, or
+ * `unreachable`.
+ */
+export async function ask(
+  env: Pick<Environment, "fetch">,
+  url: string,
+  token: string | undefined,
+  body: object,
+): Promise<unknown> {
+  let answer: Response;
+  try {
+    answer = await env.fetch(url, {
+      method: "POST",
+      headers: {
+        "Content-Type": "application/json",
+        ...(token !== undefined && { Authorization: `Bearer ${token}` }),
+      },
+      body: JSON.stringify(body),
+    });
+  } catch {
+    throw new ReattachError("unreachable", "the server does not answer: try again");
+  }
+  const said: unknown = await answer.json().catch(() => null);
+  if (answer.ok && said !== null) return said;
+  const { code, detail } = (said ?? {}) as { code?: unknown; detail?: unknown };
+  throw new ReattachError(
+    typeof code === "string" ? code : "unreachable",
+    typeof detail === "string" ? detail : `expected an answer, got ${answer.status}`,
+  );
+}
