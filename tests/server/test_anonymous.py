@@ -13,6 +13,8 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from reattach import NotAuthenticated, Reattach, User
+from reattach.client import connect
+from reattach.errors import SessionNotFound, StoreError
 from reattach.runtime.clock import SystemClock
 from reattach.runtime.credentials import HANDOFF_LASTS_MS
 from reattach.settings import Settings
@@ -285,6 +287,31 @@ async def test_a_claim_ends_the_tokens_of_handed_over_devices(api: Api) -> None:
         assert (await peer.closed(within=5))[0] in {1012, 4401}
     assert (await api.ask("GET", "/draft", token)).status_code == 401
     assert (await api.redeem(waiting["secret"], "d3")).status_code == 404
+
+
+async def test_the_python_client_goes_on_after_a_claim(api: Api, tmp_path: Path) -> None:
+    # Rules A33, F4
+    begun = await api.begin(state={"n": 0})
+    url, outbox = str(api.base_url), tmp_path / "o.db"
+    async with connect(url, "draft", token=begun["token"], outbox=outbox) as session:
+        await session.inc("/n")
+        client_id = session.export()["client_id"]
+        with pytest.raises(SessionNotFound):
+            await session.claim("reattach_claim_x", "ann")
+        with pytest.raises(NotAuthenticated):
+            await session.claim(begun["claim_secret"], "eve")
+        await session.claim(begun["claim_secret"], "ann")
+        await session.claim(begun["claim_secret"])
+        await session.inc("/n")
+        assert session.export()["client_id"] == client_id
+    for user in (None, "bob"):
+        with pytest.raises(StoreError, match="a file of its own"):
+            async with connect(url, "draft", token="ann", outbox=outbox, user=user):
+                pass
+    async with connect(url, "draft", token="ann", outbox=outbox, user="ann") as session:
+        await session.inc("/n")
+        assert session.state == {"n": 3}
+        assert session.export()["client_id"] == client_id
 
 
 # Other devices

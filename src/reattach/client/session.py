@@ -187,6 +187,8 @@ class Session:
         self._address = socket.Address.of(url, session_id)
         self._token = token
         self._user = user
+        self._claiming = False
+        """The token from before is over, or soon, and its successor is on its way."""
         about = dict(device or {})
         self._device_id: str = about.pop("id", None) or uuid7()
         self._outbox = None if outbox is None else SQLiteOutbox(outbox)
@@ -421,6 +423,28 @@ class Session:
         """
         self._feed(Network(online))
 
+    async def claim(self, claim_secret: str, token: Token | None = None) -> None:
+        """Make a session that nobody had signed in for that of who has now, with what this client
+        has of it, sent or not. ``claim_secret`` came with the session.
+
+        ``token`` says who it is, from now on in place of the one of `connect`; None: that one does.
+        The next time, give ``user`` to `connect`. Safe to repeat, where its answer was lost. Raises
+        `SessionNotFound` for a wrong secret and for what somebody else has claimed,
+        `NotAuthenticated`, `Unavailable`, and `StoreError` for the outbox.
+        """
+        self._claiming = True
+        try:
+            who = self._token if token is None else token
+            user_id = await socket.claim(self._address, await _ask_for(who), claim_secret)
+            if self._outbox is not None:
+                await self._outbox.belong_to(user_id)
+            self._token, self._user = who, user_id
+        finally:
+            self._claiming = False
+        if self._core.status.connection != "offline":
+            # What waits for another attempt need not wait any more.
+            self.network(online=True)
+
     # Inside
 
     def _change(self, ops: Ops, replaces: str | None = None) -> Change:
@@ -471,7 +495,7 @@ class Session:
             self._core.status.connection == "closed"
             or self._core.status.read_only
             # Whoever can be asked for another token may have a better one the next time.
-            or (code == "not_authenticated" and not callable(self._token))
+            or (code == "not_authenticated" and not callable(self._token) and not self._claiming)
         )
         return _ENDINGS.get(code, ReattachError)(message, code=code) if given_up else None
 
@@ -609,8 +633,7 @@ class Session:
         feed(Closed(code, reason))
 
     async def _fresh_token(self) -> str | None:
-        token = self._token() if callable(self._token) else self._token
-        return await token if inspect.isawaitable(token) else token
+        return await _ask_for(self._token)
 
     async def _store(self, writes: Sequence[tuple[str, Any]]) -> None:
         outcome: Input = Stored()
@@ -725,6 +748,11 @@ def connect(
         device=device,
         schema_version=schema_version,
     )
+
+
+async def _ask_for(token: Token | None) -> str | None:
+    found = token() if callable(token) else token
+    return await found if inspect.isawaitable(found) else found
 
 
 def clock() -> int:

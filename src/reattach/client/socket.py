@@ -1,4 +1,4 @@
-"""The line over a WebSocket, and the one HTTP request that a client makes."""
+"""The line over a WebSocket, and the two HTTP requests that a client makes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from reattach.errors import BadRequest
+from reattach.errors import (
+    BadRequest,
+    NotAuthenticated,
+    ReattachError,
+    SessionNotFound,
+    Unavailable,
+)
 from reattach.wire import SUBPROTOCOL, encode
 
-__all__ = ["Address", "Send", "history", "talk"]
+__all__ = ["Address", "Send", "claim", "history", "talk"]
 
 Send = Callable[[dict[str, Any]], None]
 """Sends a frame behind those before it; returns at once."""
@@ -59,10 +65,14 @@ class Address(msgspec.Struct, frozen=True):
         """The address of the session's WebSocket."""
         return f"ws{self.base[4:]}/ws/session/{quote(self.session_id, safe='')}"
 
+    @property
+    def session(self) -> str:
+        """The address of the session itself."""
+        return f"{self.base}/api/v0/session/{quote(self.session_id, safe='')}"
+
     def history(self, **query: Any) -> str:
         """Return the address of the session's history."""
-        session = f"{self.base}/api/v0/session/{quote(self.session_id, safe='')}"
-        return f"{session}/history?{urlencode(query)}"
+        return f"{self.session}/history?{urlencode(query)}"
 
 
 async def talk(
@@ -133,19 +143,50 @@ async def history(
 
 
 def _get(url: str, token: str | None) -> dict[str, Any]:
+    status, page = _request("GET", url, token)
+    if status != 200:
+        raise OSError(f"expected the history, got {status}")
+    return page
+
+
+async def claim(address: Address, token: str | None, claim_secret: str) -> str:
+    """Make a session that nobody had signed in for the user's, and return that user's id.
+
+    Raises what the server answers, `Unavailable` where it does not.
+    """
+    body = {"claim_secret": claim_secret}
+    try:
+        status, answer = await asyncio.to_thread(
+            _request, "POST", f"{address.session}/claim", token, body
+        )
+    except OSError as error:
+        raise Unavailable(f"the server does not answer ({error}): claim again") from error
+    if status == 200:
+        return str(answer["user_id"])
+    message = str(answer.get("detail") or f"expected the session, got {status}")
+    if status in {401, 404}:
+        raise (NotAuthenticated if status == 401 else SessionNotFound)(message)
+    if status >= 500:
+        raise Unavailable(message)
+    raise ReattachError(message, code=str(answer.get("code", "error")))
+
+
+def _request(
+    method: str, url: str, token: str | None, body: dict[str, Any] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Ask for JSON; return the status and the answer. Raises `OSError`."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=HTTP_S)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     try:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        connection.request(method, path, None if body is None else encode(body), headers)
         answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise OSError(f"expected the history, got {answer.status}")
-        page: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+        return answer.status, msgspec.json.decode(answer.read(), type=dict[str, Any])
     except (http.client.HTTPException, msgspec.MsgspecError) as error:
-        raise OSError(f"expected the history, got {error!r}") from error
+        raise OSError(f"expected JSON, got {error!r}") from error
     finally:
         connection.close()
-    return page

@@ -75,6 +75,10 @@ class SQLiteOutbox:
         packed = [(key, None if value is None else encode(value)) for key, value in writes]
         await self._in_thread(lambda: self._write(packed))
 
+    async def belong_to(self, user: str) -> None:
+        """Make it another user's, who has claimed its session; raises `StoreError`."""
+        await self._in_thread(lambda: self._belong_to(user))
+
     async def close(self) -> None:
         """Let go of the file."""
         await self._in_thread(self._close)
@@ -138,13 +142,24 @@ class SQLiteOutbox:
         return about
 
     def _write(self, packed: Sequence[tuple[str, bytes | None]]) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany(_DELETE, [(key,) for key, value in packed if value is None])
+            db.executemany(_PUT, [row for row in packed if row[1] is not None])
+
+        self._transact(write)
+
+    def _belong_to(self, user: str) -> None:
+        self._transact(
+            lambda db: db.execute("UPDATE about SET value = ? WHERE name = 'user'", (user,))
+        )
+
+    def _transact(self, write: Callable[[sqlite3.Connection], object]) -> None:
         db = self._db
         if db is None:
             raise StoreError(f"expected {self.path} to be open: it was closed")
         try:
             db.execute("BEGIN IMMEDIATE")
-            db.executemany(_DELETE, [(key,) for key, value in packed if value is None])
-            db.executemany(_PUT, [row for row in packed if row[1] is not None])
+            write(db)
             db.execute("COMMIT")
         except _FAILURES as error:
             with suppress(sqlite3.Error):
