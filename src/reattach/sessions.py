@@ -17,13 +17,14 @@ import msgspec
 from reattach.core.merge import Merge
 from reattach.core.session import apply_ops
 from reattach.errors import BadRequest, Unavailable, VersionGone
+from reattach.runtime.credentials import Begun, begin
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry, User
 from reattach.store.base import CommitRecord, SessionRecord
 from reattach.wire import Op, SessionRestored, StateUpdate
 from reattach.writer import TextWriter
 
-__all__ = ["Commit", "Sessions", "Snapshot"]
+__all__ = ["Begun", "Commit", "Sessions", "Snapshot"]
 
 Commit: TypeAlias = StateUpdate | SessionRestored
 """A commit: its ``version``, ``patch`` (RFC 6902 and text), ``by``, ``at`` and ``conflicts``."""
@@ -63,6 +64,21 @@ class Sessions:
             User(user_id), session_id=session_id, state=state, schema=schema
         )
         return await self.get(record.session_id)
+
+    async def begin(
+        self,
+        state: dict[str, Any] | None = None,
+        *,
+        session_id: str | None = None,
+        schema: str | None = None,
+    ) -> Begun:
+        """Create a session for somebody who has not signed in, as ``--anonymous`` lets them do it.
+
+        ``token`` opens this session alone, and ``claim_secret`` makes it a user's who has signed in
+        since. Both are told this once. Raises `AlreadyExists` when the id is taken.
+        """
+        registry: Registry = await self._running()
+        return await begin(registry, session_id=session_id, state=state, schema=schema)
 
     async def get(self, session_id: str) -> Snapshot:
         """Read a session as it is durably; raises `SessionNotFound`."""

@@ -403,7 +403,24 @@ async def test_a_link_of_an_erased_session_is_over(api: Api) -> None:
     link = await api.link(begun["token"])
     assert (await api.ask("DELETE", "/draft", begun["token"])).status_code == 204
     assert (await api.redeem(link["secret"], "d2")).status_code == 404
-    assert (await api.ask("GET", "/draft", begun["token"])).status_code == 401
+
+
+async def test_who_had_a_token_is_told_that_the_session_was_erased(api: Api) -> None:
+    # Rules T9, A32
+    token = (await api.begin())["token"]
+    async with opened(api.ws_url, "draft") as peer:
+        await peer.hello(token=token)
+        assert (await api.ask("DELETE", "/draft", token)).status_code == 204
+        assert (await peer.closed())[0] == 4410
+    gone = await api.ask("GET", "/draft", token)
+    assert (gone.status_code, gone.json()["code"]) == (410, "session_erased")
+    async with opened(api.ws_url, "draft") as peer:
+        await peer.greet(token=token)
+        assert (await peer.closed())[0] == 4410
+    name, _, session_id = token.partition(".")
+    other = f"{name[:-2]}xx.{session_id}"
+    assert (await api.ask("GET", "/draft", other)).status_code == 401
+    assert (await api.ask("GET", "/draft", "bob")).status_code == 404
 
 
 # Served

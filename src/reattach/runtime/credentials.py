@@ -15,7 +15,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -24,12 +24,20 @@ from reattach.errors import (
     HandoffOver,
     NotAuthenticated,
     ReattachError,
+    SessionErased,
     SessionNotFound,
     Unavailable,
 )
 from reattach.runtime.access import at_most
-from reattach.runtime.registry import Registry, User
-from reattach.store.base import Activity, Append, Claim, CredentialRecord
+from reattach.runtime.registry import Registry, User, token_member
+from reattach.store.base import (
+    Activity,
+    Append,
+    Claim,
+    CredentialRecord,
+    DeviceRecord,
+    SessionRecord,
+)
 from reattach.wire import HelloDevice
 
 __all__ = [
@@ -97,11 +105,16 @@ def is_anonymous(user_id: str) -> bool:
 
 
 async def holder(registry: Registry, token: str) -> User:
-    """Return whom a token of ours stands for, on its session; raises `NotAuthenticated`."""
+    """Return whom a token of ours stands for, on its session.
+
+    Raises `NotAuthenticated`, and `SessionErased` where it was good until that.
+    """
     session_id = _session_of(token, "token")
     if session_id is None:
         raise NotAuthenticated(_REFUSED)
     found = await registry.store.credential(session_id, _hash(token))
+    if found is None and await registry.was_erased(session_id, token_member(_hash(token))):
+        raise SessionErased("the session was erased")
     if found is None or found.kind != "token" or _is_over(found, registry.clock.now()):
         raise NotAuthenticated(_REFUSED)
     return User(found.user_id, found.expires_at, session_id=session_id, role=found.role)
@@ -115,26 +128,42 @@ def _is_over(credential: CredentialRecord, now: int) -> bool:
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """What comes with a session that nobody has signed in for; nobody will hear it again."""
+    """A session that nobody has signed in for; its secrets are told this once."""
 
-    user: User
+    record: SessionRecord
     token: str
     claim_secret: str
-    credentials: list[CredentialRecord]
-    """What is kept of it."""
 
 
-def begin(session_id: str, user_id: str, now: int) -> Begun:
-    """Make the secrets of a session; ``user_id`` is what makes its anonymous user a new one."""
-    user = User(_ANONYMOUS + user_id)
+async def begin(
+    registry: Registry,
+    *,
+    session_id: str | None = None,
+    state: dict[str, Any] | None = None,
+    schema: str | None = None,
+    first_device: Callable[[User], DeviceRecord | None] = lambda _: None,
+) -> Begun:
+    """Create a session for nobody who has signed in, with secrets that open it.
+
+    Raises what `Registry.create` does.
+    """
+    session_id = session_id or registry.clock.new_id()
+    now, user = registry.clock.now(), User(_ANONYMOUS + registry.clock.new_id())
     token, secret = _new("token", session_id), _new("claim", session_id)
-    kept = [
-        CredentialRecord(
-            secret_hash=_hash(text), kind=kind, user_id=user.id, role="owner", created_at=now
-        )
-        for kind, text in (("token", token), ("claim", secret))
-    ]
-    return Begun(user, token, secret, kept)
+    record = await registry.create(
+        user,
+        session_id=session_id,
+        state=state,
+        schema=schema,
+        device=first_device(user),
+        credentials=[
+            CredentialRecord(
+                secret_hash=_hash(text), kind=kind, user_id=user.id, role="owner", created_at=now
+            )
+            for kind, text in (("token", token), ("claim", secret))
+        ],
+    )
+    return Begun(record, token, secret)
 
 
 async def claim(registry: Registry, session_id: str, secret: str, user: User) -> None:

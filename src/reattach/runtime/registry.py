@@ -735,7 +735,8 @@ class Registry:
         outcome = None
         while outcome is not Outcome.OK:
             host = await self.open(session_id)
-            part = await host.at_rest(partial(self._erasure, host))
+            tokens = await self.store.credentials(session_id)
+            part = await host.at_rest(partial(self._erasure, host, tokens))
             try:
                 outcome = await self._write(part)
             finally:
@@ -746,11 +747,18 @@ class Registry:
                 else:
                     host.close(Close.RESTART, "the session is being opened anew: come back")
 
-    def _erasure(self, host: Host, room: Room) -> Append:
+    async def was_erased(self, session_id: str, member: str) -> bool:
+        """Say whether a session was erased that somebody was a member of."""
+        found = await self.store.session(session_id)
+        return isinstance(found, Tombstone) and member_hash(found.salt, member) in found.members
+
+    def _erasure(self, host: Host, kept: Sequence[CredentialRecord], room: Room) -> Append:
         host.hold()
         record = room.recorded
         salt = self.clock.new_id().encode()
-        members = [member_hash(salt, user_id) for user_id in (record.user_id, *room.members)]
+        tokens = [token_member(one.secret_hash) for one in kept if one.kind == "token"]
+        everybody = (record.user_id, *room.members, *tokens)
+        members = [member_hash(salt, member) for member in everybody]
         tombstone = Tombstone(erased_at=self.clock.now(), salt=salt, members=members)
         return Append(session_id=record.session_id, expected=_where(record), erase=tombstone)
 
@@ -1147,6 +1155,11 @@ def access_to(record: SessionRecord, role: str | None) -> SessionAccess:
     return SessionAccess(
         session_id=record.session_id, user_id=record.user_id, role=role, schema=record.schema_name
     )
+
+
+def token_member(secret_hash: bytes) -> str:
+    """Return the name of a token among those who are told of an erasure; no user's."""
+    return f"token:{secret_hash.hex()}:"
 
 
 def member_hash(salt: bytes, user_id: str) -> bytes:

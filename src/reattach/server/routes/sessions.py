@@ -133,19 +133,16 @@ class SessionRoutes(Routes):
     async def _begin(self, registry: Registry, body: models.CreateSession) -> Response:
         """Create a session for nobody who has signed in, with secrets that open it."""
         state = registry.begin(body.schema_, body.state)
-        session_id = body.session_id or registry.clock.new_id()
-        begun = begin(session_id, registry.clock.new_id(), registry.clock.now())
-        record = await registry.create(
-            begun.user,
-            session_id=session_id,
+        begun = await begin(
+            registry,
+            session_id=body.session_id,
             state=state,
             schema=body.schema_,
-            device=self._first_device(begun.user, registry, body.device_info),
-            credentials=begun.credentials,
+            first_device=lambda user: self._first_device(user, registry, body.device_info),
         )
-        headers, _ = created(record, b"")
+        headers, _ = created(begun.record, b"")
         answer = {
-            **summary(record),
+            **summary(begun.record),
             "state": state,
             "token": begun.token,
             "claim_secret": begun.claim_secret,
