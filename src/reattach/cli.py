@@ -97,7 +97,7 @@ def reattach(
 
 
 @main.command()
-def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command line
+def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")

@@ -273,7 +273,9 @@ async def test_a_session_without_a_schema_opens_and_goes_on(
             response["draft"] = ""
     state["user_responses"][0]["draft"] = ["one", "two"]
     cookies = {str(one.get("name")): str(one.get("value")) for one in await page.context.cookies()}
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, cookies=cookies) as client:
+    async with httpx.AsyncClient(
+        base_url=server.url, trust_env=False, cookies=cookies, headers={"Origin": server.url}
+    ) as client:
         made = await client.post("/api/v0/session", json={"state": state, "session_id": "old"})
         assert made.status_code == 201, made.text
     await page.goto(f"{server.url}/#old")

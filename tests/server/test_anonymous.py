@@ -99,7 +99,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def test_who_has_not_signed_in_begins_a_session_with_a_token_for_it(api: Api) -> None:
-    # Rules A31, A32
+    # Rules A6, A31, A32
     answer = await api.ask("POST", "", None, {"state": {"n": 1}, "device_info": {"id": "d1"}})
     begun = answer.json()
     assert answer.status_code == 201

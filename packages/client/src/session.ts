@@ -29,8 +29,11 @@ export type DeepReadonly<T> = T extends readonly (infer Item)[]
     ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
     : T;
 
-/** A bearer token, or how to get a fresh one: called for each connection, also after a 4401. */
-export type Token = string | (() => string | Promise<string>);
+/**
+ * A bearer token, or how to get a fresh one: called for each connection, also after a 4401. Where it
+ * answers undefined, a cookie says who is there.
+ */
+export type Token = string | (() => string | undefined | Promise<string | undefined>);
 
 /** A link that lets one other device in. */
 export interface Handoff {
