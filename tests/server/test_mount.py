@@ -103,8 +103,12 @@ async def test_a_start_that_fails_says_why_and_can_be_tried_again(
 
 
 def test_a_database_url_is_checked_at_once() -> None:
-    with pytest.raises(StoreError, match="SQLite is the only database yet"):
-        Reattach(database="postgresql://db/reattach")
+    for url, says in (
+        ("mysql://db/reattach", "expected a database URL such as sqlite:///reattach.db"),
+        ("postgresql://db:port/reattach", "got one whose host cannot be read"),
+    ):
+        with pytest.raises(StoreError, match=says):
+            Reattach(database=url)
 
 
 # In process

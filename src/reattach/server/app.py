@@ -82,9 +82,9 @@ class Reattach:
         ``store`` goes before both. ``authenticate`` says who is there; without it, tokens do
         (``Settings.auth`` is ``jwt``), or there is one user and only this machine is let in.
         ``authorize`` says what a user may do with a session, beside its members
-        (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are at hand and left before
-        they are closed. ``schemas`` are the models of what sessions may hold (`reattach.schema`),
-        which clients name when they create one.
+        (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are at hand and
+        left before they are closed. ``schemas`` are the models of what sessions may hold
+        (`reattach.schema`), which clients name when they create one.
         """
         self.settings = Settings() if settings is None else settings
         self.schemas = tuple(ModelSchema(model) for model in schemas)
