@@ -28,6 +28,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from reattach.core.connection import Role
 from reattach.core.index import ANONYMOUS
 from reattach.core.paths import Path, join, parse
 from reattach.core.policy import ANY, Field, Policy
@@ -45,6 +46,7 @@ __all__ = [
     "Step",
     "Text",
     "Union",
+    "WritableBy",
     "upgrade",
 ]
 
@@ -99,6 +101,32 @@ class Ask(_Marker):
     """The committed value stands, and a person is asked to choose between it and the other."""
 
     policy = Policy.ASK
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class WritableBy:
+    """Marks a field that only some roles may write; ``WritableBy()``: the server's own code alone.
+
+        class Review(SessionModel):
+            verdict: Annotated[str, WritableBy("owner")] = "open"
+            score: Annotated[int, WritableBy()] = 0
+
+    A change by others that would alter it, by whichever way, is refused ``forbidden``; one that
+    writes what is around it and leaves it as it is goes through. In an object that a change makes
+    or removes it may be its default.
+    """
+
+    roles: frozenset[str]
+
+    def __init__(self, *roles: str) -> None:
+        """Take the roles that may write it: ``owner``, ``editor`` (a viewer writes nothing)."""
+        unknown = set(roles) - {Role.OWNER, Role.EDITOR}
+        if unknown:
+            raise TypeError(
+                f"expected WritableBy to name the roles {Role.OWNER} and {Role.EDITOR}, or nobody,"
+                f" got {', '.join(sorted(map(str, unknown)))}"
+            )
+        object.__setattr__(self, "roles", frozenset(roles))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,19 +308,22 @@ class ModelSchema:
     def _spot(self, kind: Any, metadata: Sequence[Any], path: Path, config: ConfigDict) -> _Spot:
         bare, inner = _unwrapped(kind)
         metadata = [*metadata, *inner]
-        policy = Policy.LATEST
+        policy, writers = Policy.LATEST, None
         for mark in metadata:
             if isinstance(mark, _Marker):
                 policy = mark.policy
+            elif isinstance(mark, WritableBy):
+                writers = mark.roles
             elif isinstance(mark, Step):
                 self.step = path
         spot = _Spot(Annotated[(kind, *metadata)] if metadata else kind, policy, config)
+        spot.writers = writers
         around = self._around.get(bare)
         if around is not None:
             # A named type that has itself in it: checked with what is around it.
             spot.fields, spot.alone = around.fields, False
             return spot
-        own = [mark for mark in metadata if not isinstance(mark, _Marker | Step)]
+        own = [mark for mark in metadata if not isinstance(mark, _Marker | Step | WritableBy)]
         for mark in own:
             if isinstance(mark, MinLen):
                 spot.least = mark.min_length
@@ -313,8 +344,7 @@ class ModelSchema:
             info = kind.model_fields["root"]
             inner = self._spot(info.annotation, info.metadata, path, kind.model_config)
             spot.fields, spot.alone = inner.fields, False
-            if spot.policy == Policy.LATEST:
-                spot.policy = inner.policy
+            _take_marks(spot, inner)
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             self._fill_model(spot, kind, path)
         elif dataclasses.is_dataclass(kind) or hasattr(kind, "__required_keys__"):
@@ -337,8 +367,7 @@ class ModelSchema:
             spot.fields = fields = ChainMap[str, Field]()
             for branch in branches:
                 inner = self._spot(branch, (), path, config)
-                if spot.policy == Policy.LATEST:
-                    spot.policy = inner.policy
+                _take_marks(spot, inner)
                 fields.maps.append(inner.fields)
                 if len(branches) == 1:
                     bounded = inner.least > 0 or inner.most is not None
@@ -376,7 +405,19 @@ class ModelSchema:
                 )
             inner = self._spot(info.annotation, info.metadata, (*path, token), config)
             inner.needed = info.is_required()
+            if inner.writers is not None and not inner.needed and info.default_factory is None:
+                inner.initial = _adapter(model, name).dump_python(
+                    info.default, mode="json", by_alias=True, round_trip=True
+                )
             spot.fields[token] = inner
+
+
+def _take_marks(spot: _Spot, inner: _Spot) -> None:
+    """Have a type's own marks count where it is one of several, or wrapped."""
+    if spot.policy == Policy.LATEST:
+        spot.policy = inner.policy
+    if spot.writers is None:
+        spot.writers = inner.writers
 
 
 def _unwrapped(kind: Any) -> tuple[Any, list[Any]]:

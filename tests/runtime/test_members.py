@@ -493,3 +493,16 @@ async def test_with_a_bus_other_nodes_need_not_wait_for_the_second() -> None:
         await first.registry.set_member("s", "bob", "editor", by="ann")
         await settle()
         assert roles(bob) == ["viewer", "editor"]
+
+
+async def test_an_application_gives_a_token_of_one_session_no_more_than_it_is_for() -> None:
+    # Rules A20 and A34
+    office = Office()
+    office.answers["ann"] = True
+    async with running(authorize=office) as node:
+        await owned(node)
+        link = User("ann", session_id="s", role="viewer")
+        assert (await node.registry.admit("s", link))[1] == "viewer"
+        for action in (Action.WRITE, Action.MANAGE, Action.ERASE):
+            with pytest.raises(Forbidden):
+                await node.registry.admit("s", link, action)

@@ -6,14 +6,18 @@ import asyncio
 import json
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from pydantic import Field
 
+from reattach import SessionModel
 from reattach.errors import StoreUnavailable
+from reattach.schema import WritableBy
 from reattach.server import models
 from reattach.server.app import Reattach
 from tests.server.hosts import uvicorn_of
@@ -181,6 +185,53 @@ async def test_a_change_whose_outcome_nobody_knows_is_taken_from_the_database(
     assert [one.user_id for one in await registry.store.members("s")] == ["bob"]
     async with as_user(shared, "bob") as bob:
         assert (await bob.get(session_url())).status_code == 200
+
+
+class Review(SessionModel):
+    title: str = ""
+    verdict: Annotated[str, WritableBy("owner")] = "open"
+    score: Annotated[int, WritableBy()] = 0
+    seed: Annotated[str, WritableBy()] = Field(default_factory=lambda: uuid.uuid4().hex)
+
+
+async def test_protected_fields_by_every_way_in(tmp_path: Path) -> None:
+    # Rule A22
+    database = f"sqlite:///{tmp_path / 'reviews.db'}"
+    reviews = Reattach(database=database, authenticate=by_token, schemas=[Review])
+    async with reviews, as_user(reviews, "ann") as ann, as_user(reviews, "bob") as bob:
+        for state, path in [({"score": 1}, "/score"), ({"seed": "mine"}, "/seed")]:
+            body = {"session_id": "s", "schema": "Review", "state": state}
+            refused = problem(await ann.post("/api/v0/session", json=body), 403, "forbidden")
+            assert refused["path"] == path
+        body = {"session_id": "s", "schema": "Review", "state": {"verdict": "new", "score": 0}}
+        assert (await ann.post("/api/v0/session", json=body)).status_code == 201
+        await grant(ann, "bob", "editor")
+        assert problem(await merge(bob, {"verdict": "x"}), 403, "forbidden")["path"] == "/verdict"
+        change = {"seq": 1, "epoch": "e", "base": 0, "at": 1}
+        ops = [{"op": "unset", "path": "/verdict"}]
+        body = {"client_id": "b", "device": DEVICE, "t": 1, "changes": [{**change, "ops": ops}]}
+        answer = (await bob.post(session_url("s", "/changes"), json=body)).json()
+        (rejected,) = answer["rejected"]
+        assert (rejected["code"], rejected["path"]) == ("forbidden", "/verdict")
+        assert (await merge(ann, {"verdict": "done"})).status_code == 200
+        assert (await merge(bob, {"title": "t", "verdict": "done"})).status_code == 200
+        problem(await merge(ann, {"score": 1}), 403, "forbidden")
+        await reviews.sessions.update("s", [{"op": "inc", "path": "/score", "by": 4}])
+        state = (await bob.get(session_url())).json()["state"]
+        assert (state["verdict"], state["title"], state["score"]) == ("done", "t", 4)
+
+
+async def test_a_hello_creates_with_defaults_of_what_it_may_not_write(tmp_path: Path) -> None:
+    # Rule A22
+    database = f"sqlite:///{tmp_path / 'reviews.db'}"
+    reviews = Reattach(database=database, schemas=[Review])
+    async with reviews, uvicorn_of(reviews.app) as address:
+        async with opened(f"ws://{address}", "s") as peer:
+            await peer.greet(create={"schema": "Review", "state": {"score": 1}})
+            assert (await peer.expect("error"))["code"] == "forbidden"
+        async with opened(f"ws://{address}", "s") as peer:
+            welcome = await peer.hello(create={"schema": "Review", "state": {"verdict": "new"}})
+            assert welcome["state"]["verdict"] == "new"
 
 
 # Strangers

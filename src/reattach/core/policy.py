@@ -36,10 +36,14 @@ ANY: Final = "*"
 class Field:
     """A place in a schema: its policy, and the fields in it. A recursive one has itself in it."""
 
-    __slots__ = ("fields", "policy")
+    __slots__ = ("fields", "initial", "policy", "writers")
 
     def __init__(self, policy: str = Policy.LATEST) -> None:
         self.policy = policy
+        self.writers: frozenset[str] | None = None
+        """The roles that may write it, the server besides; None: all that write at all."""
+        self.initial: JSON | Absent = ABSENT
+        """For one that not all may write: what it is where nobody said otherwise."""
         self.fields: MutableMapping[str, Field] = {}
         """By token; `ANY` is for those that have no entry of their own."""
 

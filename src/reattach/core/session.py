@@ -15,6 +15,7 @@ import msgspec
 
 from reattach.core.connection import Role
 from reattach.core.document import ABSENT, Document
+from reattach.core.guard import Guard
 from reattach.core.index import ANONYMOUS, Index, Write
 from reattach.core.limits import Limits
 from reattach.core.merge import Author, Lost, Merge, Side, add, replay
@@ -139,6 +140,7 @@ class Session:
         self.limits = limits
         self.schema = schema
         self.fields = Field() if schema is None else schema.fields
+        self.guard = Guard(self.fields)
         self.record = loaded.session
         self.document = Document(msgspec.json.decode(loaded.saved.state))
         saved = _saved.decode(loaded.saved.index)
@@ -282,22 +284,7 @@ class Session:
             raise ChangeRefused("the session has ended: start another one", code="session_ended")
         document, undo = self.document, self.document.undo
         version = self.version + 1
-        merge = Merge(
-            document,
-            self.index,
-            Author(proposal.client_id, self._base(proposal), at, self._astray(proposal)),
-            version,
-            nesting=self.limits.max_nesting,
-            texts=self.texts,
-            fields=self.fields,
-        )
-        settled: list[Conflict] = []
-        if proposal.upgrades:
-            settled += self._upgrade(merge)
-        elif proposal.resolve is not None:
-            settled.append(self._resolve(merge, proposal.resolve))
-        elif proposal.edit is not None:
-            proposal.edit(merge)
+        merge, settled = self._guarded(proposal, client, at)
         self._check_schema(merge, proposal)
         merge.finish()
         if document.weight > self.limits.max_state_bytes:
@@ -347,6 +334,45 @@ class Session:
         if proposal.upgrades and self.schema is not None:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
         return record
+
+    def _guarded(self, proposal: Proposal, client: Client, at: int) -> tuple[Merge, list[Conflict]]:
+        """Carry a change out; raises `ChangeRefused` where it alters what is not its author's to
+        write. Returns the conflicts that it settled, too.
+        """
+        document, guard, role = self.document, self.guard, proposal.role
+        mark = len(document.undo)
+        merge, settled = self._carry_out(proposal, at)
+        if role is None or not guard.any:
+            return merge, settled
+        roots = guard.touched(role, merge, by_index=client.source == "server")
+        if not roots:
+            return merge, settled
+        # Encoded, since what is read are the state's own lists and objects.
+        after = [_copied(document.read(path)) for path, _ in roots]
+        document.rollback(mark)
+        document.take_patch()
+        for root, value in zip(roots, after, strict=True):
+            guard.compare(role, root, document.read(root[0]), value)
+        return self._carry_out(proposal, at)
+
+    def _carry_out(self, proposal: Proposal, at: int) -> tuple[Merge, list[Conflict]]:
+        merge = Merge(
+            self.document,
+            self.index,
+            Author(proposal.client_id, self._base(proposal), at, self._astray(proposal)),
+            self.version + 1,
+            nesting=self.limits.max_nesting,
+            texts=self.texts,
+            fields=self.fields,
+        )
+        settled: list[Conflict] = []
+        if proposal.upgrades:
+            settled += self._upgrade(merge)
+        elif proposal.resolve is not None:
+            settled.append(self._resolve(merge, proposal.resolve, proposal.role))
+        elif proposal.edit is not None:
+            proposal.edit(merge)
+        return merge, settled
 
     def _upgrade(self, merge: Merge) -> list[Conflict]:
         """Make the state one of the schema's present version; return the conflicts that are called
@@ -470,7 +496,7 @@ class Session:
         else:
             self._assign(self.unsettled, conflict.id, conflict)
 
-    def _resolve(self, merge: Merge, op: Op) -> Conflict:
+    def _resolve(self, merge: Merge, op: Op, role: str | None) -> Conflict:
         """Settle a conflict as somebody chose; raises `ChangeRefused`."""
         name, keep = op.conflict_id, op.keep
         if type(name) is not str:
@@ -486,6 +512,9 @@ class Session:
         # No client shows what a resolve comes to before it is committed, its author's neither.
         merge.drafts.unseen()
         path = parse(conflict.path)
+        if role is not None:
+            # Whatever is kept: what is dismissed by it is a value of that field, too.
+            self.guard.refuse_inside(role, path)
         if conflict.version > merge.author.base:
             raise ChangeRefused(
                 "another value was added to this conflict since it was looked at: look again",
@@ -678,6 +707,10 @@ def _pair(conflict: Conflict) -> _Pair | None:
     if kept.source != "device" or lost.source != "device" or conflict.path.endswith("/-"):
         return None
     return conflict.path, str(lost.client_id), str(kept.client_id)
+
+
+def _copied(value: Any) -> Any:
+    return ABSENT if value is ABSENT else msgspec.json.decode(encode(value))
 
 
 def _value(side: ConflictSide) -> Any:

@@ -16,6 +16,7 @@ from reattach.bus.base import Beat, Bus, Message, Missed, Note, Roster, Watched,
 from reattach.bus.snapshots import Snapshot, Snapshots, proof
 from reattach.core.connection import Close, Connection, Phase, Role
 from reattach.core.effects import Request
+from reattach.core.guard import Guard
 from reattach.core.limits import Limits
 from reattach.core.room import Room
 from reattach.core.schema import Schema
@@ -43,6 +44,7 @@ from reattach.runtime.access import (
     allows,
     at_most,
     effective_role,
+    may,
 )
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
@@ -512,10 +514,11 @@ class Registry:
             # Whether it is there makes no difference: it is not looked at.
             raise SessionNotFound("there is no such session")
         access, version = await self._access(session_id, user)
-        role = await effective_role(self._authorize, user, access)
+        role = at_most(await effective_role(self._authorize, user, access), user.role)
         if role is None or not access.user_id:
             raise SessionNotFound("there is no such session")
-        if not await allows(self._authorize, user, access, action):
+        allowed = await allows(self._authorize, user, access, action)
+        if not allowed or (user.role is not None and not may(user.role, action)):
             raise Forbidden(f"a session's {role} may not {action} it: ask one of its owners")
         host = await self.open(session_id)
         if self._authorize is None and host.stands[2] >= version:
@@ -563,7 +566,7 @@ class Registry:
         room, user = host.room, connection.user
         access = access_to(room.recorded, at_most(room.role_of(user.id), user.role))
         try:
-            role = await effective_role(authorize, user, access)
+            role = at_most(await effective_role(authorize, user, access), user.role)
             await host.at_rest(lambda room: room.set_role(connection, role, self.clock.now()))
         except ReattachError as error:
             self._hang_up(connection, Close.RESTART, f"come back to be let in anew: {error}")
@@ -673,12 +676,14 @@ class Registry:
         device: DeviceRecord | None = None,
         credentials: Sequence[CredentialRecord] = (),
         idempotency: Callable[[SessionRecord], IdempotencyRecord] | None = None,
+        role: str | None = None,
     ) -> SessionRecord:
         """Create a session, durably; raises `AlreadyExists`, or what is wrong with the state.
 
-        With a ``schema`` it has the defaults of what the state lacks. ``credentials`` open it.
+        With a ``schema`` it has the defaults of what the state lacks. The state may have what
+        ``role`` may write, None everything. ``credentials`` open the session.
         """
-        state = self.begin(schema, state)
+        state = self.begin(schema, state, role)
         known = None if schema is None else self.schemas.get(schema)
         encoded = encode(state)
         if len(encoded) > self.limits.max_state_bytes:
@@ -713,10 +718,12 @@ class Registry:
             raise AlreadyExists(f"the session id {record.session_id!r} is taken: choose another")
         return record
 
-    def begin(self, schema: str | None, state: dict[str, Any] | None) -> dict[str, Any]:
+    def begin(
+        self, schema: str | None, state: dict[str, Any] | None, role: str | None = None
+    ) -> dict[str, Any]:
         """Return a new session's state: with a schema, the defaults of what it lacks are in it.
 
-        Raises `ChangeRefused` for what no state can be.
+        Raises `ChangeRefused` for what no state can be, or none that a ``role`` makes.
         """
         state = {} if state is None else state
         check(state, depth=self.limits.max_nesting, path="")
@@ -728,6 +735,8 @@ class Registry:
             raise ChangeRefused(
                 f"expected one of the schemas {names}, got {schema[:80]!r}", code="unknown_schema"
             )
+        if role is not None:
+            Guard(known.fields).begin(role, state)
         return known.begin(state)
 
     async def erase(self, session_id: str) -> None:
@@ -999,6 +1008,7 @@ class Registry:
                 session_id=session_id,
                 state=hello.create.state,
                 schema=hello.create.schema,
+                role=Role.OWNER,
             )
         except AlreadyExists:
             return False

@@ -9,6 +9,7 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from reattach.core.connection import Role
 from reattach.core.merge import Merge
 from reattach.core.patch import json_patch, merge_patch
 from reattach.core.session import Edit
@@ -105,8 +106,8 @@ class SessionRoutes(Routes):
         replayed = await replay(registry, once)
         if replayed is not None:
             return replayed
-        # As it will be read: what goes wrong with it goes wrong in `Registry.create`, too.
-        state = registry.begin(body.schema_, body.state)
+        # As it will be read: whatever goes wrong with it goes wrong here.
+        state = registry.begin(body.schema_, body.state, Role.OWNER)
 
         def answered(record: SessionRecord) -> IdempotencyRecord:
             assert once is not None
@@ -132,7 +133,7 @@ class SessionRoutes(Routes):
 
     async def _begin(self, registry: Registry, body: models.CreateSession) -> Response:
         """Create a session for nobody who has signed in, with secrets that open it."""
-        state = registry.begin(body.schema_, body.state)
+        state = registry.begin(body.schema_, body.state, Role.OWNER)
         begun = await begin(
             registry,
             session_id=body.session_id,
