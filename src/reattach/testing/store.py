@@ -656,14 +656,16 @@ class StoreSuite:
     async def test_text(self, store: Store) -> None:
         """Names and ids of people come back as they went in, and are told apart by every bit."""
         users = ["ann", "Ann", "ann ", "änn", "a\u0308nn", "' OR 1=1 --", "%", "\U0001f600" * 60]
+        users += ["a\u0000nn", "a\u0001nn", "a\u0001\u0001nn", "\u0000\u0001\u0002", "\u0001\u0000"]
         await store.append(
             [creation(f"s{number}", user_id=user) for number, user in enumerate(users)]
         )
         for number, user in enumerate(users):
             assert (await store.sessions(user, None, 10)).items == [row(f"s{number}", user_id=user)]
-        named = device("d1", name="Ann\u2019s \U0001f4f1 \n'\"")
-        await store.append([change("s0", 0, devices=[named])])
-        assert list(await store.devices("s0")) == [named]
+        names = ["Ann\u2019s \U0001f4f1 \n'\"", "", "\u0000", "\u0001"]
+        named = [device(f"d{number}", name=name) for number, name in enumerate(names)]
+        await store.append([change("s0", 0, devices=named)])
+        assert list(await store.devices("s0")) == named
 
     async def test_large_numbers(self, store: Store) -> None:
         """Versions and times are integers of 64 bits; one may ask for greater ones."""

@@ -135,7 +135,7 @@ class Connections:
                 f"Expected {self._place} to answer within {self._timeout:g} s, got nothing: "
                 "see to it and to the network; the next attempt starts afresh"
             ) from error
-        except (asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise unavailable(self._place, error) from error
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ from reattach.store.base import (
 from reattach.store.postgres import sql
 
 __all__ = [
+    "PIECES",
     "Batch",
     "plain",
     "text",
@@ -90,7 +91,7 @@ class Batch:
         self._keys: set[tuple[str, str, str]] = set()
         for number, part in enumerate(self.parts, start=1):
             self._add(number, part)
-        pieces = tuple(piece for piece in _PIECES if piece in self._rows)
+        pieces = tuple(piece for piece in PIECES if piece in self._rows)
         self.statement = sql.append_statement(pieces)
         self.arguments = [
             column
@@ -208,7 +209,7 @@ class Batch:
         self._rows.setdefault(piece, []).append(row)
 
 
-_PIECES: Final = (
+PIECES: Final = (
     sql.KEYS,
     sql.CLIENTS,
     sql.CREATIONS,

@@ -11,7 +11,8 @@ transaction; `docs/adr/0005-append-in-one-statement.md` says why. What the steps
   between that and the lock, a row is missing among those that were written: they are counted, and
   the statement fails whole with `RACED`, to be tried again.
 - Parts are known by their place in the batch. No step joins another one: what big tables are asked
-  for, they are asked by their key.
+  for, they are asked by their key, in a way that leaves no other plan (an EXISTS might be answered
+  by reading the whole table once).
 """
 
 from __future__ import annotations
@@ -71,9 +72,10 @@ judged AS MATERIALIZED (
         FOR UPDATE SKIP LOCKED
     ) AS locked ON true
     CROSS JOIN LATERAL (
-        SELECT part.creates AND (
-            EXISTS (SELECT FROM sessions WHERE sessions.session_id = part.session_id)
-            OR EXISTS (SELECT FROM erased_sessions AS gone WHERE gone.session_id = part.session_id)
+        SELECT part.creates AND COALESCE(
+            (SELECT true FROM sessions WHERE sessions.session_id = part.session_id),
+            (SELECT true FROM erased_sessions AS gone WHERE gone.session_id = part.session_id),
+            false
         ) AS is_taken
     ) AS found
 ),
@@ -293,11 +295,10 @@ KEYS: Final = Piece(
     looks="""
 keys_brought AS MATERIALIZED (
     SELECT row.*,
-        EXISTS (
-            SELECT FROM idempotency_keys AS given
+        (
+            SELECT given.created_at > row.created_at - {lifetime} FROM idempotency_keys AS given
             WHERE given.user_id = row.user_id AND given.route = row.route AND given.key = row.key
-                AND given.created_at > row.created_at - {lifetime}
-        ) AS is_answered
+        ) IS TRUE AS is_answered
     FROM unnest({arrays}) AS row (
         number, user_id, route, key, request, status, headers, body, created_at, session_id
     )
