@@ -237,6 +237,25 @@ class FaultyStore:
     async def credentials(self, session_id: str) -> Sequence[CredentialRecord]:
         return await self._call("credentials", lambda: self.inner.credentials(session_id))
 
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        return await self._call("due_reactions", lambda: self.inner.due_reactions(names, limit))
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        return await self._call(
+            "lease_reaction",
+            lambda: self.inner.lease_reaction(session_id, name, owner, lease_ms),
+        )
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        return await self._call(
+            "advance_reaction",
+            lambda: self.inner.advance_reaction(session_id, name, owner, version, lease_ms),
+        )
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         return await self._call("idempotent", lambda: self.inner.idempotent(user_id, route, key))
 

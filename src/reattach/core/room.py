@@ -95,6 +95,8 @@ class Room:
         self.observers: set[Connection] = set()
         """Lines that only read and are no client: they get commits."""
         self.devices = DeviceList(loaded.devices, limits)
+        self.reactions: Sequence[str] = ()
+        """For whom commits are due: see `Append.reactions`."""
         self.elsewhere = Elsewhere()
         """Who is connected on other nodes."""
         self.recorded = loaded.session
@@ -428,6 +430,7 @@ class Room:
             conflicts=list(session.conflicts.values()),
             devices=list(flight.devices.values()),
             activity=flight.activity,
+            reactions=self.reactions if session.commits else (),
             state=session.saved,
             idempotency=session.idempotency,
         )

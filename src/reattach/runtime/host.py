@@ -82,6 +82,9 @@ class Keeper(Protocol):
     def forget(self, host: Host) -> None:
         """The session is closed: whoever wants it opens it anew."""
 
+    def committed(self, host: Host) -> None:
+        """Something was committed here."""
+
     def readmit(self, host: Host) -> None:
         """At rest: it was changed who may do what. Have it so on every connection."""
 
@@ -490,6 +493,8 @@ class Host:
         commits = list(room.session.commits)
         if self._bus is not None and (commits or devices or room.recorded != before):
             self._bus.publish(Note(session=room.recorded, commits=commits, devices=devices))
+        if commits and room.reactions:
+            self._keeper.committed(self)
 
     def _carry_out(self, effects: list[Effect]) -> None:
         announced = False

@@ -49,6 +49,7 @@ from reattach.runtime.access import (
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
 from reattach.runtime.host import Host, Line
+from reattach.runtime.reactions import Reaction, Reactions
 from reattach.store.base import (
     Activity,
     Append,
@@ -156,10 +157,11 @@ class Registry:
         bus: Bus | None = None,
         authorize: Authorize | None = None,
         snapshots: Snapshots | None = None,
+        reactions: Sequence[Reaction] = (),
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are;
         ``authorize`` is the application's word on who may do what; ``snapshots`` holds states for
-        whoever opens a session next.
+        whoever opens a session next; ``reactions`` are called when something was committed.
         """
         self.store = store
         self.limits = limits
@@ -180,6 +182,7 @@ class Registry:
         self._bus = bus
         self._authorize = authorize
         self._snapshots = snapshots
+        self._reactions = Reactions(store, clock, self.node, reactions)
         self._unsubscribe: Callable[[], None] | None = None
         self._comparing = False
         self._nodes: dict[str, int] = {}
@@ -197,12 +200,16 @@ class Registry:
             await self._bus.open(self.identity)
         if self._snapshots is not None:
             await self._snapshots.open(self.identity)
+        self._reactions.start()
         self._spawn(self._tick())
         self._spawn(self._hurry())
 
     async def stop(self, *, timeout_ms: int) -> None:
         """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""
         self.stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 2_000):
+                await self._reactions.stop()
         if self._unsubscribe is not None:
             self._unsubscribe()
         for host in list(self.hosts.values()):
@@ -274,6 +281,7 @@ class Registry:
         schema = self._schema(loaded.session)
         room = Room(loaded, self.limits, schema)
         room.session.log_bytes += log_bytes
+        room.reactions = self._reactions.names(loaded.session.schema_name)
         host = Host(
             room,
             self.store,
@@ -329,6 +337,10 @@ class Registry:
             devices=await self.store.devices(session_id),
             members=await self.store.members(session_id),
         )
+
+    def committed(self, host: Host) -> None:
+        """Something was committed here."""
+        self._reactions.wake(host.session_id, host.room.reactions)
 
     def _hold(self, host: Host) -> None:
         """Have a snapshot of a session held, if it is worth it."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -23,6 +23,7 @@ from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.access import Authorize
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.credentials import holder
+from reattach.runtime.reactions import React, Reaction
 from reattach.runtime.registry import Registry, User
 from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, ws
@@ -36,6 +37,8 @@ from reattach.store.base import Store
 from reattach.store.sqlite import SQLiteStore
 
 __all__ = ["Lifespan", "Reattach", "store_at"]
+
+OnCommit = TypeVar("OnCommit", bound=React)
 
 Lifespan = Callable[["Reattach"], AbstractAsyncContextManager[None]]
 """What an application runs beside its sessions: entered when they are at hand, left before."""
@@ -99,6 +102,7 @@ class Reattach:
         self.sessions = Sessions(self.running)
         self._store = store
         self.lifespan = lifespan
+        self._reactions: list[Reaction] = []
         self._life: _Life | None = None
         self._stopped = False
         if database is not None:
@@ -124,6 +128,31 @@ class Reattach:
         store_at(url)
         self.settings = self.settings.model_copy(update={"database": url})
         self._store = None
+
+    def on_commit(
+        self, *, schema: str | type[SessionModel] | None = None, name: str | None = None
+    ) -> Callable[[OnCommit], OnCommit]:
+        """Have a function called for the commits of sessions with a schema (None: of all)::
+
+            @reattach.on_commit(schema=Order)
+            async def index(session_id: str, commit: Commit) -> None:
+                await search.put(session_id, commit.patch)
+
+        For each session in order, at least once each, and on one node at a time, whichever dies.
+        What it raises is logged, and the commit comes again. How far it is stands in the database
+        under ``name`` (the function's own module and name, if there is none): under a new name it
+        begins with the next commit. Raises `BadSetting` for a name that is taken.
+        """
+        wanted = ModelSchema(schema).name if isinstance(schema, type) else schema
+
+        def decorate(react: OnCommit) -> OnCommit:
+            known = f"{react.__module__}.{react.__qualname__}" if name is None else name
+            if any(one.name == known for one in self._reactions):
+                raise BadSetting(f"expected another name than {known!r}, which is taken: give one")
+            self._reactions.append(Reaction(known, wanted, react))
+            return react
+
+        return decorate
 
     def use_redis(self, url: str) -> None:
         """Tell other nodes by a Redis or Valkey from the next start on; raises `BadSetting`."""
@@ -247,6 +276,7 @@ class Reattach:
             schemas=self.schemas,
             bus=None if url is None else bus_at(url),
             snapshots=None if url is None else snapshots_at(url),
+            reactions=self._reactions,
             authorize=self.authorize,
         )
 

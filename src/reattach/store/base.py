@@ -13,6 +13,8 @@ The law that every store keeps, and that `reattach.testing` checks:
 5. Bytes come back as they went in. Times are integers, milliseconds since 1970.
 6. Whatever changes who may do what (members, credentials, a claim) raises ``access_version`` in
    the same part, so that every node finds out and nothing is written by what is no longer true.
+7. A reaction has a cursor in a session from the first part on that names it. It is due while the
+   newest of these parts came to a version above the cursor, and one owner at a time holds it.
 
 Every row is keyed by the session's id first, so that a database can be split by session.
 """
@@ -248,6 +250,9 @@ class Append(msgspec.Struct, kw_only=True):
     credentials: list[CredentialRecord] = msgspec.field(default_factory=list)
     credentials_removed: list[bytes] = msgspec.field(default_factory=list)
     """Hashes; one that is not there is nothing."""
+    reactions: Sequence[str] = ()
+    """Names of reactions for which the commits of this part, which has some, are due. A cursor that
+    is not there yet begins before them."""
     claim: Claim | None = None
     state: SavedState | None = None
     idempotency: IdempotencyRecord | None = None
@@ -395,6 +400,28 @@ class Store(Protocol):
 
     async def devices(self, session_id: str) -> Sequence[DeviceRecord]:
         """Read the devices of a session, oldest first."""
+
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """Read which of these reactions are due and held by nobody: session ids and names.
+
+        Those whose lease ended first, or that had none, come first.
+        """
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        """Hold a reaction for so long, and return its cursor: the version that it has dealt with.
+
+        None where it is held by another owner, or there is no such cursor.
+        """
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        """Move the cursor of a reaction that ``owner`` holds, and hold it for so long from now on.
+
+        0 lets go of it. False where it is not, or no longer, held by this owner: nothing is done.
+        """
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""

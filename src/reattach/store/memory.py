@@ -49,6 +49,15 @@ __all__ = ["MemoryStore"]
 _Key = tuple[str, str, str]
 
 
+class _Cursor(msgspec.Struct, frozen=True):
+    """How far a reaction is, how far it is to come, and who is at it until when."""
+
+    version: int
+    wanted: int
+    owner: str | None = None
+    leased_until: int = 0
+
+
 class _Session:
     """Everything of one session."""
 
@@ -63,6 +72,7 @@ class _Session:
         self.members: dict[str, MemberRecord] = {}
         self.credentials: dict[bytes, CredentialRecord] = {}
         self.activity: list[Activity] = []
+        self.reactions: dict[str, _Cursor] = {}
 
     def copy(self) -> _Session:
         """Return the same, to be written on its own; the records are immutable."""
@@ -79,6 +89,7 @@ class _Session:
         ):
             setattr(copy, name, dict(getattr(self, name)))
         copy.activity = list(self.activity)
+        copy.reactions = dict(self.reactions)
         return copy
 
 
@@ -230,6 +241,9 @@ class MemoryStore:
                 device, created_at=earlier.created_at
             )
         session.activity += part.activity
+        for name in part.reactions:
+            known = session.reactions.get(name, _Cursor(session.row.version - len(part.commits), 0))
+            session.reactions[name] = msgspec.structs.replace(known, wanted=session.row.version)
         self._write_access(session, part)
         if part.state is not None:
             session.states[part.state.version] = part.state
@@ -432,6 +446,52 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         found = session.credentials.values() if session is not None else ()
         return sorted(found, key=lambda one: (one.created_at, one.secret_hash))
+
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """Read which reactions are due and held by nobody."""
+        await self.check()
+        now = self._now()
+        due = sorted(
+            (cursor.leased_until, session_id, name)
+            for session_id, session in self._sessions.items()
+            for name, cursor in session.reactions.items()
+            if name in names and cursor.wanted > cursor.version and cursor.leased_until <= now
+        )
+        return [(session_id, name) for _, session_id, name in due[:limit]]
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        """Hold a reaction for so long, and return its cursor."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        cursor = None if session is None else session.reactions.get(name)
+        now = self._now()
+        if session is None or cursor is None:
+            return None
+        if cursor.owner != owner and cursor.leased_until > now:
+            return None
+        session.reactions[name] = msgspec.structs.replace(
+            cursor, owner=owner, leased_until=now + lease_ms
+        )
+        return cursor.version
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        """Move the cursor of a reaction that is held, and hold it on or let go of it."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        cursor = None if session is None else session.reactions.get(name)
+        if session is None or cursor is None or cursor.owner != owner:
+            return False
+        session.reactions[name] = msgspec.structs.replace(
+            cursor,
+            version=version,
+            owner=owner if lease_ms else None,
+            leased_until=self._now() + lease_ms if lease_ms else 0,
+        )
+        return True
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""

@@ -33,13 +33,14 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    text,
 )
 from sqlalchemy import Text as PlainText
 from sqlalchemy.dialects.postgresql import TEXT
 
 __all__ = ["REVISIONS", "metadata"]
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """The forms that the tables have had, oldest first, as `reattach.store.migrations` makes them. This
 code reads and writes the last; which one a database has, its ``alembic_version`` says."""
 
@@ -175,6 +176,27 @@ credentials = Table(
     Column("device_id", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+reactions = Table(
+    "reactions",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # What was dealt with, and what is to be dealt with. Both in one row, so that whoever lets go of
+    # it while another commits sees by the row alone that more has come.
+    Column("version", BigInteger, nullable=False),
+    Column("wanted", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("leased_until", BigInteger, nullable=False),
+    # The few that are due.
+    Index(
+        None,
+        "leased_until",
+        sqlite_where=text("wanted > version"),
+        postgresql_where=text("wanted > version"),
+    ),
     sqlite_with_rowid=False,
 )
 

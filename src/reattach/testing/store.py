@@ -1236,6 +1236,68 @@ class StoreSuite:
 
     # --- Idempotency keys
 
+    async def test_reactions(self, store: Store) -> None:
+        """Law 7: due from the first part that names it, and held by one owner at a time."""
+        await store.append([creation("s1"), creation("s2")])
+        assert await store.due_reactions(["a", "b"], 10) == []
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) is None, "nothing names it"
+        await store.append([change("s1", 0)])
+        await store.append([change("s1", 1, reactions=["a", "b"])])
+        assert sorted(await store.due_reactions(["a", "b"], 10)) == [("s1", "a"), ("s1", "b")]
+        assert await store.due_reactions(["b", "c"], 10) == [("s1", "b")]
+        assert len(await store.due_reactions(["a", "b"], 1)) == 1
+        assert await store.due_reactions([], 10) == []
+        # It begins before the first commit that was due, and is held by one.
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) == 1
+        assert await store.lease_reaction("s1", "a", "n2", 60_000) is None
+        assert await store.due_reactions(["a", "b"], 10) == [("s1", "b")]
+        assert not await store.advance_reaction("s1", "a", "n2", 2, 60_000)
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) == 1
+        assert await store.advance_reaction("s1", "a", "n1", 2, 60_000)
+        # What comes meanwhile is due when it is let go.
+        await store.append([change("s1", 2, count=2, reactions=["a"])])
+        assert await store.due_reactions(["a"], 10) == []
+        assert await store.advance_reaction("s1", "a", "n1", 2, 0)
+        assert await store.due_reactions(["a"], 10) == [("s1", "a")]
+        assert not await store.advance_reaction("s1", "a", "n1", 3, 0), "it was let go"
+        assert await store.lease_reaction("s1", "a", "n2", 60_000) == 2
+        assert await store.advance_reaction("s1", "a", "n2", 4, 0)
+        assert await store.due_reactions(["a"], 10) == []
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) == 4
+        assert await store.lease_reaction("nowhere", "a", "n1", 60_000) is None
+
+    async def test_reactions_begin_with_a_batch(self, store: Store) -> None:
+        """Before the first of several commits of one part; the second part moves nothing back."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=3, reactions=["a"])])
+        await store.append([change("s1", 3, count=2, reactions=["a"])])
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) == 0
+
+    async def test_reactions_of_a_part_that_is_stale(self, store: Store) -> None:
+        """Nothing is due for what was not written."""
+        await store.append([creation("s1")])
+        assert await store.append([change("s1", 7, reactions=["a"])]) == [STALE]
+        assert await store.due_reactions(["a"], 10) == []
+
+    async def test_reactions_whose_lease_ends(self, store: Store) -> None:
+        """Whoever holds one and dies keeps others waiting for its lease, and no longer."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, reactions=["a"])])
+        assert await store.lease_reaction("s1", "a", "n1", 1) == 0
+        async with asyncio.timeout(5):
+            while not await store.due_reactions(["a"], 10):  # noqa: ASYNC110 - time tells nobody
+                await asyncio.sleep(0.001)
+        assert await store.lease_reaction("s1", "a", "n2", 60_000) == 0
+        assert not await store.advance_reaction("s1", "a", "n1", 1, 60_000)
+
+    async def test_reactions_are_erased(self, store: Store) -> None:
+        """They go with the session."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, reactions=["a"])])
+        await store.append([erasure("s1", 1)])
+        assert await store.due_reactions(["a"], 10) == []
+        assert await store.lease_reaction("s1", "a", "n1", 60_000) is None
+
     async def test_idempotency(self, store: Store) -> None:
         """An answer is recorded in the transaction of its effect, by user, route and key."""
         given = answer("k1", body=b'{"session_id":"s1"}')

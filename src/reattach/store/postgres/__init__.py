@@ -345,6 +345,30 @@ class PostgresStore:
         rows = await self._all(sql.READ_CREDENTIALS, text(session_id))
         return [to_credential(row) for row in rows]
 
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """Read which reactions are due and held by nobody."""
+        rows = await self._all(sql.DUE_REACTIONS, self._now(), list(names), limit)
+        return [(row[0], row[1]) for row in rows]
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        """Hold a reaction for so long, and return its cursor."""
+        # Not by the connections of batches, which are few and have more important things to do.
+        whose = text(session_id), text(name), owner
+        row = await self._one(sql.LEASE_REACTION, *whose, self._now(), lease_ms)
+        return None if row is None else row[0]
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        """Move the cursor of a reaction that is held, and hold it on or let go of it."""
+        whose = text(session_id), text(name), owner
+        until = self._now() + lease_ms if lease_ms else 0
+        by = owner if lease_ms else None
+        row = await self._one(sql.ADVANCE_REACTION, *whose, to_number(version), by, until)
+        return row is not None
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         since = self._now() - IDEMPOTENCY_LIFETIME_MS

@@ -202,6 +202,11 @@ class Batch:
                     *(text(activity.user_id), activity.device_id, activity.data),
                 ),
             )
+        if part.reactions and part.session is not None:
+            wanted = part.session.version
+            for reaction in dict.fromkeys(part.reactions):
+                before = wanted - len(part.commits)
+                self._put(sql.REACTIONS, (number, name, reaction, before, wanted))
         if part.state is not None:
             self._put(sql.STATES, (number, name, *astuple(part.state)))
 
@@ -221,6 +226,7 @@ PIECES: Final = (
     sql.CONFLICTS,
     sql.DEVICES,
     sql.ACTIVITY,
+    sql.REACTIONS,
     sql.STATES,
 )
 

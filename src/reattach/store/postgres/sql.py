@@ -289,6 +289,18 @@ new_states AS (
 )""",
 )
 
+REACTIONS: Final = Piece(
+    types=("int4", "text", "text", "int8", "int8"),
+    writes="""
+new_reactions AS (
+    INSERT INTO reactions (session_id, name, version, wanted, leased_until)
+    SELECT session_id, name, version, wanted, 0
+    FROM unnest({arrays}) AS row (number, session_id, name, version, wanted)
+    WHERE (SELECT good FROM verdict)[number]
+    ON CONFLICT (session_id, name) DO UPDATE SET wanted = excluded.wanted
+)""",
+)
+
 # Of two parts with one key the store leaves out the second: see `rows.Batch`.
 KEYS: Final = Piece(
     types=("int4", "text", "text", "text", "bytea", "int4", "bytea", "bytea", "int8", "text"),
@@ -371,6 +383,7 @@ ERASE_REST: Final = (
     "DELETE FROM session_devices WHERE session_id = $1",
     "DELETE FROM members WHERE session_id = $1",
     "DELETE FROM credentials WHERE session_id = $1",
+    "DELETE FROM reactions WHERE session_id = $1",
     "DELETE FROM session_activity_log WHERE session_id = $1",
     "DELETE FROM session_checkpoints WHERE session_id = $1",
     "DELETE FROM idempotency_keys WHERE session_id = $1",
@@ -412,6 +425,18 @@ DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2
     FOR UPDATE SKIP LOCKED
 ))
+"""
+
+LEASE_REACTION: Final = """
+UPDATE reactions SET owner = $3, leased_until = $4::int8 + $5
+WHERE session_id = $1 AND name = $2 AND (owner = $3 OR leased_until <= $4)
+RETURNING version
+"""
+
+ADVANCE_REACTION: Final = """
+UPDATE reactions SET version = $4, owner = $5, leased_until = $6
+WHERE session_id = $1 AND name = $2 AND owner = $3
+RETURNING version
 """
 
 CHECK: Final = """
@@ -491,6 +516,12 @@ LIST_SESSIONS: Final = """
     ) AS page JOIN sessions USING (session_id)
 )
 ORDER BY last_activity DESC, session_id DESC LIMIT $4
+"""
+
+DUE_REACTIONS: Final = """
+SELECT session_id, name FROM reactions
+WHERE wanted > version AND leased_until <= $1 AND name = ANY ($2::text[])
+ORDER BY leased_until, session_id, name LIMIT $3
 """
 
 READ_LOG: Final = """

@@ -288,6 +288,38 @@ class SQLiteStore:
         """Read a session's credentials, oldest first."""
         return await self._read(lambda db: read_credentials(db, session_id))
 
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """Read which reactions are due and held by nobody."""
+        asked = (json.dumps(list(names)), limit)
+        return await self._read(
+            lambda db: db.execute(sql.DUE_REACTIONS, (self._file.now(), *asked)).fetchall()
+        )
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        """Hold a reaction for so long, and return its cursor."""
+
+        def write() -> int | None:
+            now = self._file.now()
+            row = (owner, now + lease_ms, session_id, name, owner, now)
+            version: int | None = self._file.put(sql.LEASE_REACTION, row)
+            return version
+
+        return await self._write(write)
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        """Move the cursor of a reaction that is held, and hold it on or let go of it."""
+
+        def write() -> bool:
+            until = self._file.now() + lease_ms if lease_ms else 0
+            row = (version, owner if lease_ms else None, until, session_id, name, owner)
+            return self._file.put(sql.ADVANCE_REACTION, row) is not None
+
+        return await self._write(write)
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         return await self._read(

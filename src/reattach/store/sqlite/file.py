@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from reattach.errors import DatabaseHeld, StoreError, StoreRefused, StoreUnavailable
@@ -189,6 +189,17 @@ class File:
             self._roll_back(db)
             raise _unavailable(self.path, error) from error
         self._forget_erased(db)
+
+    def put(self, statement: str, row: tuple[Any, ...]) -> Any:
+        """Write by one statement, durably; return what it gives back, None for nothing."""
+        db = self._ready()
+        try:
+            with transaction(db):
+                found = db.execute(statement, row).fetchone()
+        except _FAILURES as error:
+            self._roll_back(db)
+            raise _unavailable(self.path, error) from error
+        return None if found is None else found[0]
 
     def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         if not batch:

@@ -190,6 +190,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
     activity: list[_Row] = []
     states: list[_Row] = []
     moved: list[_Row] = []
+    wanted: list[_Row] = []
     for part in parts:
         if part.erase is not None:
             continue
@@ -214,6 +215,9 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
         if changes_access(part):
             _write_access(db, part)
         row = part.session
+        if row is not None and part.reactions:
+            before = row.version - len(part.commits)
+            wanted += [(name, one, before, row.version) for one in part.reactions]
         if row is not None and row.access_version > 0:
             moved.append((row.last_activity, name, row.last_activity))
     for statement, rows in (
@@ -224,6 +228,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
         (sql.INSERT_ACTIVITY, activity),
         (sql.PUT_STATE, states),
         (sql.MOVE_MEMBERS_UP, moved),
+        (sql.WANT_REACTION, wanted),
     ):
         if rows:
             db.executemany(statement, rows)

@@ -127,6 +127,29 @@ CLAIM: Final = (
     "UPDATE session_devices SET user_id = ? WHERE session_id = ? AND user_id = ?",
 )
 
+WANT_REACTION: Final = """
+INSERT INTO reactions (session_id, name, version, wanted, leased_until) VALUES (?, ?, ?, ?, 0)
+ON CONFLICT (session_id, name) DO UPDATE SET wanted = excluded.wanted
+"""
+
+LEASE_REACTION: Final = """
+UPDATE reactions SET owner = ?, leased_until = ?
+WHERE session_id = ? AND name = ? AND (owner = ? OR leased_until <= ?)
+RETURNING version
+"""
+
+ADVANCE_REACTION: Final = """
+UPDATE reactions SET version = ?, owner = ?, leased_until = ?
+WHERE session_id = ? AND name = ? AND owner = ?
+RETURNING 1
+"""
+
+DUE_REACTIONS: Final = """
+SELECT session_id, name FROM reactions
+WHERE wanted > version AND leased_until <= ? AND name IN (SELECT value FROM json_each(?))
+ORDER BY leased_until, session_id, name LIMIT ?
+"""
+
 PUT_STATE: Final = """
 INSERT INTO states (session_id, version, state, last_writers) VALUES (?, ?, ?, ?)
 ON CONFLICT (session_id, version) DO UPDATE SET
@@ -143,6 +166,7 @@ ERASE_REST: Final = (
     "DELETE FROM session_devices WHERE session_id = ?",
     "DELETE FROM members WHERE session_id = ?",
     "DELETE FROM credentials WHERE session_id = ?",
+    "DELETE FROM reactions WHERE session_id = ?",
     "DELETE FROM session_activity_log WHERE session_id = ?",
     "DELETE FROM session_checkpoints WHERE session_id = ?",
     "DELETE FROM idempotency_keys WHERE session_id = ?",

@@ -282,6 +282,24 @@ class Handle:
         """Read a session's credentials."""
         return await self._read(lambda rows: rows.credentials(session_id))
 
+    async def due_reactions(self, names: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """Read which reactions are due."""
+        return await self._read(lambda rows: rows.due_reactions(names, limit))
+
+    async def lease_reaction(
+        self, session_id: str, name: str, owner: str, lease_ms: int
+    ) -> int | None:
+        """Hold a reaction."""
+        return await self._read(lambda rows: rows.lease_reaction(session_id, name, owner, lease_ms))
+
+    async def advance_reaction(
+        self, session_id: str, name: str, owner: str, version: int, lease_ms: int
+    ) -> bool:
+        """Move the cursor of a reaction."""
+        return await self._read(
+            lambda rows: rows.advance_reaction(session_id, name, owner, version, lease_ms)
+        )
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered."""
         return await self._read(lambda rows: rows.idempotent(user_id, route, key))
