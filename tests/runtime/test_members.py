@@ -375,6 +375,11 @@ async def test_a_stranger_has_nothing_loaded_and_one_row_read() -> None:
             with pytest.raises(SessionNotFound, match="there is no such session"):
                 await node.registry.admit(name, EVE)
             assert node.store.calls == ["standing"]
+            node.store.calls.clear()
+            stranger = LineClient(node, name, "c-eve", user=EVE)
+            await stranger.connect(create=None)
+            assert stranger.closes == [(4404, "there is no such session")]
+            assert node.store.calls == ["standing"]
         node.registry.hosts.clear()
         node.store.calls.clear()
         with pytest.raises(SessionNotFound, match="there is no such session"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -16,7 +17,8 @@ import pytest
 from pydantic import Field
 
 from reattach import SessionModel
-from reattach.errors import StoreUnavailable
+from reattach.client import connect
+from reattach.errors import ChangeRefused, StoreUnavailable
 from reattach.schema import WritableBy
 from reattach.server import models
 from reattach.server.app import Reattach
@@ -32,6 +34,7 @@ from tests.server.test_rest import (
     problem,
     session_url,
 )
+from tests.support.waiting import until
 
 MEMBERS = session_url("s", "/members")
 DEVICE = {"id": "d-eve"}
@@ -232,6 +235,41 @@ async def test_a_hello_creates_with_defaults_of_what_it_may_not_write(tmp_path: 
         async with opened(f"ws://{address}", "s") as peer:
             welcome = await peer.hello(create={"schema": "Review", "state": {"verdict": "new"}})
             assert welcome["state"]["verdict"] == "new"
+
+
+async def test_the_python_client_goes_on_with_another_role(
+    shared: Reattach, ann: httpx.AsyncClient
+) -> None:
+    # Rules A14, A15 and A16
+    await grant(ann, "bob", "viewer")
+    async with uvicorn_of(shared.app) as address:
+        url = f"http://{address}"
+        async with connect(url, "s", token="token-bob") as session:
+            with pytest.raises(ChangeRefused) as refused:
+                await session.set("/n", 1)
+            assert refused.value.code == "forbidden"
+            assert [one.code for one in session.rejected] == ["forbidden"]
+            assert session.state == {"n": 0}
+            await grant(ann, "bob", "editor")
+            await session.set("/n", 2)
+            # Written while nobody has told the client yet that it may no more.
+            change = session.set("/n", 3)
+            await grant(ann, "bob", "viewer")
+            with contextlib.suppress(ChangeRefused):
+                await change
+            with pytest.raises(ChangeRefused):
+                await session.set("/n", 4)
+            state = (await ann.get(session_url())).json()["state"]
+            assert session.state == state
+            await ann.delete(f"{MEMBERS}/bob")
+            await until(
+                lambda: (
+                    session.status.error is not None
+                    and session.status.error[0] == "session_not_found"
+                ),
+                within=10,
+                what="the client to be told",
+            )
 
 
 # Strangers
