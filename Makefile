@@ -6,6 +6,7 @@ HOST     ?= 127.0.0.1
 PORT     ?= 8000
 DATABASE ?= sqlite:///var/reattach.db
 SEEDS    ?= 200
+SOAK     ?= 600
 APP      ?= examples.gap_resolution.app:reattach
 
 BIN := .venv/bin
@@ -25,12 +26,12 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run test simulate lint format types wheel pins lock clean
+.PHONY: help install run run-full test simulate soak lint format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
 	    while IFS='|' read -r target what; do printf '%-16s%s\n' "$$target" "$$what"; done
 
 install: .venv/.installed node_modules/.installed $(BUILT) ## everything into .venv and node_modules; packages and pages built
@@ -38,6 +39,9 @@ install: .venv/.installed node_modules/.installed $(BUILT) ## everything into .v
 run: install ## the example at http://HOST:PORT (127.0.0.1:8000)
 	@mkdir -p var
 	$(BIN)/reattach serve --app $(APP) --host $(HOST) --port $(PORT) --database $(DATABASE)
+
+run-full: install ## the same on PostgreSQL and Valkey, with two nodes: at PORT and the one after it
+	$(BIN)/python -m tools.run_full --app $(APP) --host $(HOST) --port $(PORT)
 
 test: install ## every test: vitest, then pytest with a real browser and real kills
 	$(NODE) tools/chromium.mjs
@@ -48,6 +52,9 @@ test: install ## every test: vitest, then pytest with a real browser and real ki
 simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed
 	$(BIN)/python -m reattach.testing.simulator --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) \
 	    --typescript "$(NODE) $(CLIENT)/sim/peer.mjs"
+
+soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL are killed and stopped in turn
+	REATTACH_SOAK_SECONDS=$(SOAK) $(BIN)/python -m pytest tests/faults/test_soak.py
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,26 +17,47 @@ Commits = Sequence[tuple[int, str, int]]
 
 
 class Worker:
-    """One client and its load: it changes the session whenever few of its changes are undecided."""
+    """One client and its load: it changes the session whenever few of its changes are undecided.
 
-    def __init__(self, url: str | Callable[[], str], session_id: str, name: str, seed: str) -> None:
+    Between two changes it pauses for up to `pause` seconds.
+    """
+
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        session_id: str,
+        name: str,
+        seed: str,
+        *,
+        pause: float = 0.04,
+        ping: float | None = None,
+    ) -> None:
         self.client = WireClient(
             url,
             session_id,
             name,
             create={"n": 0, "items": [], "refused": 0, "last": {}},
             stay=True,
+            ping=ping,
         )
         self.random = random.Random(seed)
+        self.pause = pause
         self.added: dict[int, int] = {}
         """What each of its changes adds to `n`."""
         self.told: dict[int, int] = {}
         """Its acknowledged changes and their versions, noted when the acknowledgement came."""
+        self.made: dict[int, float] = {}
+        """When it made each of its changes."""
+        self.waited: list[tuple[float, float]] = []
+        """For each acknowledgement, when its change was made, and how many seconds it took."""
         self.client.on_frame = self._note
 
     def _note(self, frame: Frame) -> None:
         if frame["type"] == "state_update" and frame["by"]["client_id"] == self.client.client_id:
-            self.told[frame["by"]["seq"]] = frame["version"]
+            number = frame["by"]["seq"]
+            self.told[number] = frame["version"]
+            made = self.made[number]
+            self.waited.append((made, time.monotonic() - made))
 
     async def run(self) -> None:
         client = self.client
@@ -59,8 +81,9 @@ class Worker:
                 ops.append({"op": "set", "path": "/no/such/parent", "value": 1})
                 by = 0
             self.added[number] = by
+            self.made[number] = time.monotonic()
             await client.change(*ops)
-            await asyncio.sleep(self.random.uniform(0, 0.04))
+            await asyncio.sleep(self.random.uniform(0, self.pause))
 
 
 async def acknowledged(workers: Sequence[Worker], target: int) -> None:

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """`reattach serve` on 127.0.0.1, always on the same port and database.
+    """`reattach serve` on this machine, always on the same port and database.
 
         async with ServerProcess(tmp_path / "reattach.db") as server:
             ...
@@ -53,16 +53,19 @@ class ServerProcess:
         self,
         database: Path,
         *,
+        database_url: str | None = None,
         app: str | None = EXAMPLE,
         arguments: Sequence[str] = (),
         command: Sequence[str] = (str(BIN / "reattach"),),
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
         port: int | None = None,
         cwd: Path = ROOT,
         ready_within: float = 20.0,
     ) -> None:
         """Describes the server; `start` starts it.
 
+        `database` is a file, or only gives the log its name, where there is a `database_url`.
         `app=None` serves without an application of one's own. `command` may put something in
         front (`strace`). `environment` is added to the tests' own.
         """
@@ -71,8 +74,8 @@ class ServerProcess:
         self.port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}"
-        self._argv = [*command, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._argv += ["--database", f"sqlite:///{database}"]
+        self._argv = [*command, "serve", "--host", host, "--port", str(self.port)]
+        self._argv += ["--database", database_url or f"sqlite:///{database}"]
         self._argv += [] if app is None else ["--app", app]
         self._argv += arguments
         self._environment = os.environ | dict(environment or {})

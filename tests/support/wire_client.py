@@ -228,11 +228,13 @@ class WireClient(Replica):
         client_id: str,
         *,
         stay: bool = False,
+        ping: float | None = None,
         **options: Any,
     ) -> None:
         """Describes the client; nothing is opened. `options` are those of `Replica`.
 
         `url` is the server's, or is asked for it before each connection: where there are several.
+        With `ping` a line that is silent for so many seconds is given up.
         """
         super().__init__(session_id, client_id, **options)
         self.closes: list[tuple[int | None, str]] = []
@@ -240,6 +242,7 @@ class WireClient(Replica):
         self.on_frame: Callable[[Frame], None] = lambda _: None
         """Called with each frame once it was taken in."""
         self._url = url
+        self._ping = ping
         self._stay = stay
         self._sent: set[int] = set()
         self._socket: ClientConnection | None = None
@@ -276,7 +279,8 @@ class WireClient(Replica):
             subprotocols=[SUBPROTOCOL],
             proxy=None,
             compression=None,
-            ping_interval=None,
+            ping_interval=None if self._ping is None else self._ping / 2,
+            ping_timeout=None if self._ping is None else self._ping / 2,
             close_timeout=0.5,
             open_timeout=5,
             max_size=None,
