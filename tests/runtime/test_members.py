@@ -511,3 +511,22 @@ async def test_an_application_gives_a_token_of_one_session_no_more_than_it_is_fo
         for action in (Action.WRITE, Action.MANAGE, Action.ERASE):
             with pytest.raises(Forbidden):
                 await node.registry.admit("s", link, action)
+
+
+async def test_a_viewer_makes_no_list_of_devices_long() -> None:
+    # Rule A17
+    async with running() as node:
+        ann = await owned(node, bob="viewer")
+        stays = await joined(node, BOB)
+        for number in range(60):
+            passing = LineClient(node, "s", f"p{number}", device_id=f"d{number}", user=BOB)
+            await passing.connect()
+            passing.leave()
+            await node.clock.pass_(10, step=10)
+        await node.clock.pass_(2_000, step=250)
+        told = ann.of_type("devices")[-1]["devices"]
+        assert len(told) == 1 + 1 + 20
+        names = {one["id"] for one in told}
+        assert {ann.device_id, stays.device_id, "d59", "d40"} <= names
+        assert "d39" not in names
+        assert len(await node.store.devices("s")) == 62

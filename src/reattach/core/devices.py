@@ -14,6 +14,9 @@ from reattach.wire import DeviceStatus, HelloDevice, encode
 
 __all__ = ["DeviceList"]
 
+_SHOWN = 20
+"""Devices of one user that are told of, beside those that are online."""
+
 
 class DeviceList:
     """Every device that was ever here. ``changed`` are those that are to be written."""
@@ -90,7 +93,10 @@ class DeviceList:
         self.changed = changed | self.changed
 
     def statuses(self, online: Collection[str]) -> list[DeviceStatus]:
-        """Return the devices as the others see them; ``online`` are those with a connection."""
+        """Return the devices as the others see them; ``online`` are those with a connection.
+
+        Of each user those, and the newest few: nobody makes the list long for the others.
+        """
         return [
             DeviceStatus(
                 device.device_id,
@@ -99,8 +105,20 @@ class DeviceList:
                 device.is_primary,
                 device.last_activity,
             )
-            for device in self._devices.values()
+            for device in self._shown(online)
         ]
+
+    def _shown(self, online: Collection[str]) -> Collection[DeviceRecord]:
+        if len(self._devices) <= _SHOWN:
+            return self._devices.values()
+        newest = sorted(self._devices.values(), key=lambda one: one.last_activity, reverse=True)
+        counted: dict[str, int] = {}
+        shown: set[str] = set(online)
+        for device in newest:
+            counted[device.user_id] = counted.get(device.user_id, 0) + 1
+            if counted[device.user_id] <= _SHOWN:
+                shown.add(device.device_id)
+        return [device for device in self._devices.values() if device.device_id in shown]
 
     def due(self, now: int) -> bool:
         """Say whether it is time to tell of a change; saying so counts as telling."""
