@@ -15,14 +15,14 @@ from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from reattach import Reattach, Snapshot, User
+from reattach import Reattach, Snapshot
 from reattach.errors import BadRequest, ReattachError, SessionNotFound
 from reattach.server.auth import bearer
 
 from . import documents, gaps, schemas
 from .kinds import KINDS
+from .lan import address_for_others
 from .session import GapResolution
-from .users import LINK_LASTS_S, Keys, Users, remember
 from .watchers import Watchers
 
 __all__ = ["reattach"]
@@ -45,6 +45,7 @@ POLICY: Final = "; ".join(f"{what} {source}" for what, source in _SOURCES.items(
 
 _MEDIA: Final = {"json": "application/json", "toml": "application/toml", "yaml": "application/yaml"}
 _MAX_DOCUMENT: Final = 100_000
+_KEPT_S: Final = 400 * 24 * 60 * 60  # as long as browsers keep a cookie at most
 
 
 class NotYetValid(ReattachError):
@@ -52,13 +53,6 @@ class NotYetValid(ReattachError):
 
     code = "not_yet_valid"
     status = 409
-
-
-class KeyDoesNotFit(ReattachError):
-    """Links for other devices last ten minutes: make another one."""
-
-    code = "key_does_not_fit"
-    status = 403
 
 
 class Pages(StaticFiles):
@@ -75,16 +69,12 @@ class Pages(StaticFiles):
         response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
-        request = Request(scope)
-        if path in {".", "index.html"} and users.own(request) is None:
-            remember(request, response)
         return response
 
 
 @asynccontextmanager
 async def watching(reattach: Reattach) -> AsyncIterator[None]:
     """Have documents watched for as long as the server runs."""
-    await keys.open(reattach.sessions)
     reattach.app.state.watchers = watchers = Watchers(reattach.sessions)
     try:
         yield
@@ -92,9 +82,9 @@ async def watching(reattach: Reattach) -> AsyncIterator[None]:
         await watchers.stop()
 
 
-keys = Keys()
-users = Users(keys)
-reattach = Reattach(lifespan=watching, authenticate=users, schemas=[GapResolution])
+# Nobody signs in here: a document comes with a token for it alone, which its browser keeps.
+reattach = Reattach(lifespan=watching, schemas=[GapResolution])
+reattach.allow_anonymous()
 
 
 def from_here(request: Request) -> Request:
@@ -106,20 +96,43 @@ def from_here(request: Request) -> Request:
 Here = Annotated[Request, Depends(from_here)]
 
 
-async def caller(request: Here) -> User:
-    """Return who asks; our own routes let in whom the sessions let in."""
-    return await reattach.auth.identify(request, bearer(request))
+async def own(session_id: str, request: Here) -> Snapshot:
+    """Return a session that the caller has a token for; another does not exist."""
+    return await _shown_by(bearer(request), session_id, request)
 
 
-async def own(session_id: str, user: Annotated[User, Depends(caller)]) -> Snapshot:
-    """Return a session of the caller's; another's does not exist."""
-    snapshot = await reattach.sessions.get(session_id)
-    if snapshot.session.user_id != user.id:
+async def own_file(session_id: str, request: Here) -> Snapshot:
+    """Do the same for a link, which brings no token but a cookie."""
+    token = bearer(request) or request.cookies.get(_cookie(session_id))
+    return await _shown_by(token, session_id, request)
+
+
+async def _shown_by(token: str | None, session_id: str, request: Request) -> Snapshot:
+    user = await reattach.auth.identify(request, token)
+    if user.session_id != session_id:
         raise SessionNotFound("there is no such document")
-    return snapshot
+    return await reattach.sessions.get(session_id)
 
 
 Own = Annotated[Snapshot, Depends(own)]
+OwnFile = Annotated[Snapshot, Depends(own_file)]
+
+
+def _cookie(session_id: str) -> str:
+    return f"gap-resolution-{session_id}"
+
+
+def remember(request: Request, response: Response, session_id: str, token: str) -> None:
+    """Have the browser keep the token to a document for its links, where no script can read it."""
+    response.set_cookie(
+        _cookie(session_id),
+        token,
+        max_age=_KEPT_S,
+        path=request.scope.get("root_path", "") + f"/documents/{session_id}",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
 
 
 class Opening(BaseModel):
@@ -130,22 +143,16 @@ class Opening(BaseModel):
     """The document; of the kind "own", its JSON schema."""
 
 
-class Joining(BaseModel):
-    """What a link for another device carries."""
-
-    key: str = Field(max_length=200)
-
-
 @reattach.app.post("/documents", status_code=201)
 async def open_document(
     request: Here, response: Response, opening: Opening | None = None
 ) -> dict[str, str]:
-    """Open a document in a new session; answers its id, and a key to it for this device to keep."""
+    """Open a document in a new session; answers its id, and a token to it for this device."""
     state = _first_state(opening or Opening())
-    user = users.own(request) or remember(request, response)
-    snapshot = await reattach.sessions.create(state, user_id=user.id, schema=GapResolution.__name__)
-    session_id = snapshot.session.session_id
-    return {"session_id": session_id, "key": keys.make(session_id, user)}
+    begun = await reattach.sessions.begin(state, schema=GapResolution.__name__)
+    session_id = begun.record.session_id
+    remember(request, response, session_id, begun.token)
+    return {"session_id": session_id, "token": begun.token}
 
 
 def _first_state(opening: Opening) -> dict[str, Any]:
@@ -167,39 +174,24 @@ def _first_state(opening: Opening) -> dict[str, Any]:
 @reattach.app.post("/documents/{session_id}/watch", status_code=204)
 async def watch_document(request: Here, response: Response, snapshot: Own) -> None:
     """Have a document's answers held against the schema from now on."""
-    session = snapshot.session
+    session_id = snapshot.session.session_id
     watchers: Watchers = reattach.app.state.watchers
-    await watchers.watch(session.session_id)
-    owner = User(session.user_id)
-    if users.own(request) != owner:
-        # Let in by a key: a link to the file brings none, a cookie will.
-        key = keys.make(session.session_id, owner)
-        remember(request, response, key, session.session_id)
+    await watchers.watch(session_id)
+    token = bearer(request)
+    if token is not None:
+        # A link to the file brings no token, a cookie will.
+        remember(request, response, session_id, token)
 
 
-@reattach.app.post("/documents/{session_id}/link", status_code=201)
-async def invite_device(snapshot: Own) -> dict[str, str]:
-    """Make what a link for another device carries, in the part that no server is sent."""
-    session = snapshot.session
-    user = User(session.user_id)
-    return {"key": keys.make(session.session_id, user, lasts_s=LINK_LASTS_S)}
-
-
-@reattach.app.post("/documents/{session_id}/join")
-async def join_document(
-    session_id: str, request: Here, response: Response, joining: Joining
-) -> dict[str, str]:
-    """Let the caller's browser in on a document, with a key of its own to keep."""
-    user = keys.user_of(joining.key, session_id)
-    if user is None:
-        raise KeyDoesNotFit("expected a link of the last ten minutes: make another one")
-    key = keys.make(session_id, user)
-    remember(request, response, key, session_id)
-    return {"key": key}
+@reattach.app.get("/address")
+async def find_address(request: Here) -> dict[str, str | bool | None]:
+    """Say by which address other devices of the local network reach this server, and whether."""
+    address, reachable = await address_for_others(request.url)
+    return {"address": address, "reachable": reachable}
 
 
 @reattach.app.get("/documents/{session_id}/file")
-async def download_document(snapshot: Own) -> Response:
+async def download_document(snapshot: OwnFile) -> Response:
     """Send the finished document."""
     if not snapshot.state["context"]["valid"]:
         raise NotYetValid("expected a document without gaps: answer what is left, then come back")

@@ -11,7 +11,8 @@ from playwright.async_api import Playwright, async_playwright
 from tests.conftest import Witnesses
 from tests.support.chromium import Browser
 
-NewBrowser = Callable[[], Browser]
+NewBrowser = Callable[..., Browser]
+"""Takes further flags of Chromium's."""
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ async def new_browser(
     """Makes browsers, each with a profile of its own: a device each."""
     browsers: list[Browser] = []
 
-    def make() -> Browser:
-        browser = Browser(playwright, tmp_path / f"profile-{len(browsers)}")
+    def make(*flags: str) -> Browser:
+        browser = Browser(playwright, tmp_path / f"profile-{len(browsers)}", flags=flags)
         browsers.append(browser)
         witnesses.append((f"console of {browser.profile.name}", browser.console))
         return browser

@@ -27,6 +27,7 @@ from tests.support.example import (
     drafts_in_order,
     gap,
     join,
+    keep_token,
     link_from,
     offline_ready,
     saved,
@@ -34,6 +35,7 @@ from tests.support.example import (
     sheet,
     start,
     title,
+    token_of,
 )
 from tests.support.paths import ROOT
 from tests.support.server import ServerProcess
@@ -205,7 +207,7 @@ async def test_a_document_is_its_owners_and_those_of_the_link(
     stranger = await new_browser().open(page.url)
     await expect(stranger.get_by_role("heading", level=1)).to_have_text("There is no such document")
     link = await link_from(page)
-    forged = await new_browser().open(link.replace("#join=", "#join=f"))
+    forged = await new_browser().open(link.replace("#handoff=reattach_link_", "#handoff=x"))
     await expect(forged.get_by_role("heading", level=1)).to_have_text("This link is over")
 
     # The stranger is let in on this document; what is in the link does not stay in the address.
@@ -213,9 +215,12 @@ async def test_a_document_is_its_owners_and_those_of_the_link(
     await expect(title(stranger)).to_have_text("Title")
     assert stranger.url == page.url
     await expect(page.locator(".devices li")).to_have_count(2)
+    await token_of(stranger)
     cookies = await stranger.context.cookies()
-    assert cookies
-    assert all(one.get("httpOnly") and one.get("sameSite") == "Lax" for one in cookies)
+    assert all(one.get("httpOnly") and one.get("sameSite") == "Strict" for one in cookies)
+    # It was for one device.
+    third = await new_browser().open(link)
+    await expect(third.get_by_role("heading", level=1)).to_have_text("This link is over")
 
 
 # Tabs
@@ -622,6 +627,8 @@ async def test_every_view_is_accessible_and_fits_a_phone(
     await check("search")
     await gap(page, "Title")
     other = await join(new_browser(), page)
+    await expect(page.get_by_text("a phone cannot open it")).to_be_visible()
+    await check("a link for another device")
     await server.kill()
     for one, text, syntax in ((page, "Tidewatch", "toml"), (other, "Harbour", "json")):
         await expect(connection(one)).to_have_text("Reconnecting…")
@@ -675,10 +682,8 @@ async def test_a_refused_a_finished_and_an_erased_document_are_accessible_and_fi
     await expect(callout(page)).to_contain_text("closed for good")
     await check("erased, and still on this device")
     other = await in_scheme(await new_browser().open(server.url), scheme)
-    # The same user's, on a device that never saw the document.
-    for one in await page.context.cookies():
-        name, value = one.get("name", ""), one.get("value", "")
-        await other.context.add_cookies([{"url": server.url, "name": name, "value": value}])
+    # One that may see the document, and never has.
+    await keep_token(other, session_of(page), await token_of(page))
     await other.goto(page.url)
     await expect(other.get_by_role("heading", level=1)).to_have_text(
         "This document is closed for good"
@@ -700,8 +705,10 @@ TEXTS = {
 async def erase(page: Page) -> None:
     """Erases the document, as its owner may."""
     status = await page.evaluate(
-        "id => fetch(`/api/v0/session/${id}`, { method: 'DELETE' }).then(({ status }) => status)",
-        session_of(page),
+        """([id, token]) => fetch(`/api/v0/session/${id}`, {
+            method: "DELETE", headers: { Authorization: `Bearer ${token}` }
+        }).then(({ status }) => status)""",
+        [session_of(page), await token_of(page)],
     )
     assert status == 204
 
@@ -711,16 +718,17 @@ async def test_a_missing_and_an_awaited_document_are_accessible_and_fit_a_phone(
     browser: Browser, new_browser: NewBrowser, server: ServerProcess, scheme: Any
 ) -> None:
     known = await start(new_browser(), server.url)
-    link = await link_from(known)
+    link, token = await link_from(known), await token_of(known)
     page = await in_scheme(await browser.open(f"{server.url}/#no-such-document"), scheme)
     heading = page.get_by_role("heading", level=1)
     check = functools.partial(assert_for_everybody, page)
     await expect(heading).to_have_text("There is no such document")
     await check("missing")
-    await page.goto(f"{server.url}/#join=forged/{session_of(known)}")
+    await page.goto(f"{server.url}/#handoff=forged")
     await expect(heading).to_have_text("This link is over")
     await check("a link that is over")
     await offline_ready(page)
+    await keep_token(page, session_of(known), token)
 
     await server.kill()
     await page.goto(f"{server.url}/#{session_of(known)}")

@@ -29,13 +29,14 @@ from tests.support.example import (
     draft_on,
     gap,
     join,
-    link_from,
+    keep_token,
     read,
     saved,
     session_of,
     sheet,
     start,
     title,
+    token_of,
 )
 from tests.support.front import Front
 from tests.support.paths import ROOT
@@ -272,12 +273,10 @@ async def test_a_session_without_a_schema_opens_and_goes_on(
         if response["gap"].endswith("authors"):
             response["draft"] = ""
     state["user_responses"][0]["draft"] = ["one", "two"]
-    cookies = {str(one.get("name")): str(one.get("value")) for one in await page.context.cookies()}
-    async with httpx.AsyncClient(
-        base_url=server.url, trust_env=False, cookies=cookies, headers={"Origin": server.url}
-    ) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         made = await client.post("/api/v0/session", json={"state": state, "session_id": "old"})
         assert made.status_code == 201, made.text
+    await keep_token(page, "old", made.json()["token"])
     await page.goto(f"{server.url}/#old")
     await expect(title(page)).to_have_text("Name")
     await gap(page, "Authors")
@@ -303,8 +302,8 @@ async def test_a_stream_of_tokens_is_whole_over_reloads_and_a_killed_server(
     notes = here.locator("#notes")
     await notes.fill("How high is ?\n")
     await back(here)
-    # What lets another device in lets a program in, too.
-    key = (await link_from(here)).partition("#join=")[2].partition("/")[0]
+    # What lets a browser in lets a program in, too.
+    token = await token_of(here)
     chunks = [f"{n}{'🌊' if n % 100 == 0 else ' '}" for n in range(CHUNKS)]
     written = 0
 
@@ -312,7 +311,7 @@ async def test_a_stream_of_tokens_is_whole_over_reloads_and_a_killed_server(
         nonlocal written
         outbox = tmp_path / "worker.db"
         async with (
-            connect(server.url, session_of(here), token=key, outbox=outbox) as session,
+            connect(server.url, session_of(here), token=token, outbox=outbox) as session,
             session.text("/notes") as out,
         ):
             for chunk in chunks:

@@ -211,6 +211,7 @@ async def test_the_route_says_what_is_wrong_with_a_schema(tmp_path: Path) -> Non
         assert "a reference within this schema" in bad.json()["detail"]
         made = await client.post("/documents", json={"kind": "own", "text": json.dumps(TRIP)})
         assert made.status_code == 201
-        session = await client.get(f"/api/v0/session/{made.json()['session_id']}")
+        token = {"Authorization": f"Bearer {made.json()['token']}"}
+        session = await client.get(f"/api/v0/session/{made.json()['session_id']}", headers=token)
         assert session.json()["schema"] == {"name": "GapResolution", "version": 1}
         assert session.json()["state"]["context"]["own"]["title"] == "Field trip"

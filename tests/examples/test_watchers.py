@@ -98,12 +98,13 @@ async def test_the_routes_of_the_example(tmp_path: Path) -> None:
         path = f"/documents/{made.json()['session_id']}"
         early = await client.get(f"{path}/file")
         assert (early.status_code, early.json()["code"]) == (409, "not_yet_valid")
-        assert (await client.post(f"{path}/watch")).status_code == 204
-        assert (await client.post("/documents/none/watch")).status_code == 404
+        token = {"Authorization": f"Bearer {made.json()['token']}"}
+        assert (await client.post(f"{path}/watch", headers=token)).status_code == 204
+        assert (await client.post("/documents/none/watch", headers=token)).status_code == 404
 
         snapshot = await app.reattach.sessions.create({}, user_id="somebody else")
         other = f"/documents/{snapshot.session.session_id}/file"
-        assert (await client.get(other)).status_code == 404
+        assert (await client.get(other, headers=token)).status_code == 404
 
         # A page of another site may neither ask for nor make anything.
         foreign = await client.post("/documents", headers={"Origin": "https://example.org"})

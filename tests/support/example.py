@@ -10,6 +10,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.support.chromium import Browser
 from tests.support.server import ServerProcess
+from tests.support.waiting import until
 
 CITATION = "CITATION.cff"
 PYPROJECT = "pyproject.toml"
@@ -69,7 +70,7 @@ async def gap(page: Page, name: str) -> None:
 
 async def link_from(page: Page) -> str:
     """The link that the page makes for another device."""
-    await page.get_by_role("button", name="Go on with another device").click()
+    await page.get_by_role("button", name="Continue on another device").click()
     return await page.get_by_label("The link for another device").input_value()
 
 
@@ -91,13 +92,41 @@ def session_of(page: Page) -> str:
     return page.url.partition("#")[2]
 
 
+async def token_of(page: Page) -> str:
+    """What opens the page's document: the page keeps it, and so does a cookie for its links."""
+    name, found = f"gap-resolution-{session_of(page)}", [""]
+
+    async def is_there() -> bool:
+        cookies = await page.context.cookies()
+        found[0] = next((str(one.get("value")) for one in cookies if one.get("name") == name), "")
+        return found[0] != ""
+
+    await until(is_there, within=10, what="the document's cookie")
+    return found[0]
+
+
+async def keep_token(page: Page, session_id: str, token: str) -> None:
+    """Has the page's browser keep a token, as if it had been let in on a document."""
+    await page.evaluate(
+        """([key, token]) => new Promise((resolve, reject) => {
+            const request = indexedDB.open("gap-resolution", 1);
+            request.onupgradeneeded = () => request.result.createObjectStore("kept");
+            request.onerror = () => reject(request.error);
+            request.onsuccess = () => {
+                const put = request.result.transaction("kept", "readwrite");
+                put.objectStore("kept").put(token, key);
+                put.oncomplete = () => (request.result.close(), resolve());
+            };
+        })""",
+        [f"token:{session_id}", token],
+    )
+
+
 async def read(server: ServerProcess, page: Page, path: str) -> Any:
-    """What the server says to the page's user."""
-    cookies = {
-        str(cookie.get("name")): str(cookie.get("value")) for cookie in await page.context.cookies()
-    }
+    """What the server says to whoever has the page's document."""
+    headers = {"Authorization": f"Bearer {await token_of(page)}"}
     async with httpx.AsyncClient(
-        base_url=server.url, trust_env=False, cookies=cookies, timeout=10
+        base_url=server.url, trust_env=False, headers=headers, timeout=10
     ) as client:
         response = await client.get(path)
     assert response.status_code == 200, response.text

@@ -3,11 +3,12 @@
 import { memo, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { SaveStatus, useDevices, useSession, useStatus, WORDS, type Words } from "reattach-react";
 import { ANSWER } from "./form";
+import { HandOff } from "./handoff";
 import { newLines } from "./lines";
 import { Notes } from "./notes";
 import { Beckon, Notices } from "./notices";
 import { End, Question } from "./question";
-import { downloadAddress, makeLink, type Place, Refused, watchDocument } from "./server";
+import { downloadAddress, type Place, watchDocument } from "./server";
 import {
   answerTo,
   type GapShown,
@@ -73,7 +74,7 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
       </main>
       <footer>
         <Devices />
-        <Foot place={place} startAnew={startAnew} />
+        <HandOff startAnew={startAnew} />
       </footer>
     </>
   );
@@ -359,64 +360,5 @@ function Devices() {
         {devices.length === 0 && <li className="away">Not known while offline</li>}
       </ul>
     </section>
-  );
-}
-
-function Foot({ place, startAnew }: { place: Place; startAnew: () => void }) {
-  const [link, setLink] = useState("");
-  const [said, setSaid] = useState("");
-  const field = useRef<HTMLInputElement>(null);
-  const invite = async () => {
-    setSaid("");
-    try {
-      setLink(await makeLink(place));
-    } catch (error) {
-      setSaid(
-        error instanceof Refused
-          ? `The server makes no link: ${error.message}`
-          : "That needs the server, which cannot be reached just now.",
-      );
-    }
-  };
-  const copy = async () => {
-    try {
-      // Only in a secure context there is a clipboard.
-      await navigator.clipboard.writeText(link);
-      setSaid("Copied. It works for ten minutes.");
-    } catch {
-      field.current?.select();
-      setSaid("Copy it from the field. It works for ten minutes.");
-    }
-  };
-  return (
-    <div className="foot">
-      <p className="foot-actions">
-        <button type="button" className="quiet" onClick={invite}>
-          Go on with another device
-        </button>
-        <button type="button" className="quiet" onClick={startAnew}>
-          Start anew
-        </button>
-      </p>
-      {link !== "" && (
-        <p className="link">
-          <input
-            ref={field}
-            type="text"
-            readOnly
-            aria-label="The link for another device"
-            value={link}
-            onFocus={(event) => event.target.select()}
-          />
-          <button type="button" className="secondary" onClick={copy}>
-            Copy
-          </button>
-        </p>
-      )}
-      <p className="help" role="status">
-        {said ||
-          (link === "" ? "" : "Open it there within ten minutes. It is for this document alone.")}
-      </p>
-    </div>
   );
 }

@@ -1,5 +1,5 @@
 /**
- * What this device keeps beside the sessions: which document was open last, and the keys to those
+ * What this device keeps beside the sessions: which document was open last, and the tokens of those
  * that were opened. In IndexedDB: what `localStorage` or a cookie was told a second ago is gone
  * when the power goes now.
  */
@@ -45,12 +45,12 @@ export async function remember(id: string | null): Promise<void> {
   await use("readwrite", (store) => (id === null ? store.delete(LAST) : store.put(id, LAST)));
 }
 
-export async function keepKey(id: string, key: string): Promise<void> {
-  await use("readwrite", (store) => store.put(key, `key:${id}`));
+export async function keepToken(id: string, token: string): Promise<void> {
+  await use("readwrite", (store) => store.put(token, `token:${id}`));
 }
 
-export async function keyTo(id: string): Promise<string | undefined> {
-  return text(`key:${id}`);
+export async function tokenOf(id: string): Promise<string | undefined> {
+  return text(`token:${id}`);
 }
 
 async function text(name: string): Promise<string | undefined> {

@@ -2,15 +2,18 @@
 
 import { StrictMode, useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { connect, type Session } from "reattach";
+import { connect, ReattachError, redeem, type Session } from "reattach";
 import { SessionProvider } from "reattach-react";
 import { deviceName } from "./device";
 import { DocumentPage } from "./document";
-import { keepKey, keyTo, remember, remembered } from "./last";
-import { base, join, type Place, Refused } from "./server";
+import { keepToken, remember, remembered, tokenOf } from "./last";
+import { base, type Place } from "./server";
 import { Missing, type MissingProps, Notice, Start, Waiting, whyMissing } from "./start";
 import { isOurs, type State } from "./state";
 
+/** What the server would say to who has no token for a document. */
+const UNKNOWN = { code: "session_not_found", message: "" };
+const HANDOFF = "handoff=";
 const ID = /^[\w.:~-]{1,128}$/;
 
 /** What the address asks for. */
@@ -30,16 +33,15 @@ function go(next: Shown): void {
 }
 
 function openSession(place: Place): void {
-  const { id, key } = place;
+  const { id, token } = place;
   const here = shown.at === "document" && shown.place.id === id && shown.session;
-  // One that the server had closed may be open to another key.
+  // One that the server had closed may be open to another token.
   if (here && here.status.connection !== "closed") return;
   const session = connect<State>({
     url: base,
     session: id,
     device: { name: deviceName() },
-    // Without one, the browser's cookie says who is there.
-    ...(key !== undefined && { token: key }),
+    ...(token !== undefined && { token }),
   });
   session.ready.then(
     () => void remember(id),
@@ -52,37 +54,41 @@ function openSession(place: Place): void {
 async function route(): Promise<void> {
   const asked = location.hash;
   const named = decode(asked.slice(1));
-  if (named.startsWith("join=")) {
-    // Out of the address at once: it is good for others, too.
+  if (named.startsWith(HANDOFF)) {
+    // Out of the address at once: whoever sees it first may use it.
     history.replaceState(null, "", location.pathname + location.search);
-    const [key = "", id = ""] = named.slice("join=".length).split("/");
-    return redeem(id, key);
+    return follow(named.slice(HANDOFF.length));
   }
   const id = ID.test(named) ? named : await remembered();
   if (id === null || !ID.test(id)) return location.hash === asked ? go({ at: "start" }) : undefined;
-  const key = await keyTo(id);
+  const token = await tokenOf(id);
   if (location.hash !== asked) return;
   history.replaceState(null, "", `#${id}`);
-  openSession({ id, key });
+  if (token === undefined) return go({ at: "lost", ...whyMissing(UNKNOWN) });
+  openSession({ id, token });
 }
 
 /** Goes where a link from another device leads. */
-async function redeem(id: string, key: string): Promise<void> {
+async function follow(secret: string): Promise<void> {
   try {
-    await opened(await join(id, key), true);
+    const device = { name: deviceName() };
+    const { session: id, token } = await redeem(secret, { url: base, device });
+    await opened({ id, token }, true);
   } catch (error) {
     go(
-      error instanceof Refused
+      error instanceof ReattachError && error.code !== "unreachable"
         ? {
             at: "lost",
             title: "This link is over",
-            reason: "It has had its ten minutes. Make another one on the device that it came from.",
+            reason:
+              "It is good for ten minutes, and for one device. Make another one on the device that " +
+              "it came from.",
           }
         : {
             at: "lost",
             title: "This link needs the server",
             reason: "It cannot be reached just now.",
-            tryAgain: () => void redeem(id, key),
+            tryAgain: () => void follow(secret),
           },
     );
   }
@@ -90,7 +96,7 @@ async function redeem(id: string, key: string): Promise<void> {
 
 /** Goes to a document that the server has just let this device in on. */
 async function opened(place: Place, instead = false): Promise<void> {
-  if (place.key !== undefined) await keepKey(place.id, place.key);
+  if (place.token !== undefined) await keepToken(place.id, place.token);
   if (instead) history.replaceState(null, "", `#${place.id}`);
   else history.pushState(null, "", `#${place.id}`);
   openSession(place);
@@ -127,7 +133,7 @@ function App() {
     case "document":
       return (
         <SessionProvider
-          key={`${now.place.id} ${now.place.key}`}
+          key={`${now.place.id} ${now.place.token}`}
           session={now.session}
           fallback={<Waiting startAnew={startAnew} />}
           failed={(error) => <Missing {...whyMissing(error)} startAnew={startAnew} />}

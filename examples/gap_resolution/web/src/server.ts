@@ -7,37 +7,45 @@ export type Kind = "citation" | "pyproject" | "own";
 /** The server was there and did not do it; its message says why. */
 export class Refused extends Error {}
 
-/** A document's session, and the key to it that this device keeps, where it has one. */
+/** A document's session, and the token to it that this device keeps. */
 export interface Place {
   readonly id: string;
-  readonly key: string | undefined;
+  readonly token: string | undefined;
 }
 
 /** Opens a document in a new session: the kind's unfinished one, or a text; "own" of a schema. */
 export async function openDocument(kind: Kind, text?: string): Promise<Place> {
-  const { session_id: id, key } = await post<{ session_id: string; key: string }>("documents", {
+  const { session_id: id, token } = await post<{ session_id: string; token: string }>("documents", {
     body: { kind, text },
   });
-  return { id, key };
+  return { id, token };
 }
 
-/** Makes an address that lets another device in on a document, for ten minutes. */
-export async function makeLink(place: Place): Promise<string> {
-  const { key } = await post<{ key: string }>(`${pathOf(place)}/link`, { key: place.key });
-  // Behind the "#": no server is sent it, and none logs it.
-  return `${base}#join=${key}/${place.id}`;
+/** Where other devices of the local network find this page, and whether they do. */
+export interface Address {
+  readonly address: string | null;
+  readonly reachable: boolean;
 }
 
-/** Redeems such an address for a key of this device's own. */
-export async function join(id: string, key: string): Promise<Place> {
-  const path = pathOf({ id, key });
-  return { id, key: (await post<{ key: string }>(`${path}/join`, { body: { key } })).key };
+/** Whether this page was opened by an address that is this machine's alone. */
+export function onlyHere(name = location.hostname): boolean {
+  return name === "localhost" || name === "[::1]" || name.startsWith("127.");
+}
+
+export async function addressForOthers(): Promise<Address> {
+  try {
+    const answer = await fetch(new URL("address", base));
+    if (answer.ok) return (await answer.json()) as Address;
+  } catch {
+    // Without the server there is no link either.
+  }
+  return { address: null, reachable: false };
 }
 
 /** Asks the server to hold the document against its schema from now on; true when it does. */
 export async function watchDocument(place: Place): Promise<boolean> {
   try {
-    return (await ask(`${pathOf(place)}/watch`, { key: place.key })).ok;
+    return (await ask(`${pathOf(place)}/watch`, { token: place.token })).ok;
   } catch {
     return false;
   }
@@ -53,15 +61,15 @@ function pathOf({ id }: Place): string {
 
 interface Asked {
   body?: object;
-  key?: string | undefined;
+  token?: string | undefined;
 }
 
-function ask(path: string, { body = {}, key }: Asked): Promise<Response> {
+function ask(path: string, { body = {}, token }: Asked): Promise<Response> {
   return fetch(new URL(path, base), {
     method: "POST",
     headers: {
       "Content-Type": "application/json",
-      ...(key !== undefined && { Authorization: `Bearer ${key}` }),
+      ...(token !== undefined && { Authorization: `Bearer ${token}` }),
     },
     body: JSON.stringify(body),
   });
