@@ -2,6 +2,8 @@
 
     uvicorn --factory examples.cookie_login.app:make_app
 
+A note may be begun without an account: it becomes that of who signs in on the same browser later.
+
 What keeps other sites out: the cookie is `HttpOnly` and `SameSite`, Reattach takes no write and no
 WebSocket that comes with a cookie and without an `Origin`, nor one of a foreign `Origin`, and the
 routes below are let in by the same check.
@@ -80,6 +82,7 @@ def make_app(database: str = "sqlite:///cookie-login.db") -> FastAPI:
     """Return the application; its notes are sessions in ``database``."""
     logins = Logins()
     reattach = Reattach(database=database, authenticate=logins)
+    reattach.allow_anonymous()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -148,6 +151,12 @@ PAGE: Final = """<!doctype html>
 
 <main>
   <h1>Notes</h1>
+  <section id="notes" hidden>
+    <p><span id="who"></span> <button id="logout" hidden>Sign out</button></p>
+    <label>Your note <textarea id="note" rows="8" disabled></textarea></label>
+  </section>
+  <p id="status" role="status"></p>
+  <p><button id="begin" hidden>Begin without an account</button></p>
   <form id="login" hidden>
     <label>Name <input name="name" autocomplete="username" required></label>
     <label>Password
@@ -155,11 +164,6 @@ PAGE: Final = """<!doctype html>
     </label>
     <button>Sign in</button>
   </form>
-  <section id="notes" hidden>
-    <p><span id="who"></span> <button id="logout">Sign out</button></p>
-    <label>Your note <textarea id="note" rows="8" disabled></textarea></label>
-  </section>
-  <p id="status" role="status"></p>
 </main>
 
 <script type="module">
@@ -177,26 +181,62 @@ PAGE: Final = """<!doctype html>
   const tabs = new BroadcastChannel("signed-in");
   tabs.onmessage = () => location.reload();
 
+  // A note that was begun on this browser before anybody signed in: {"id", "token", "secret"}.
+  const draft = JSON.parse(localStorage.getItem("draft"));
+  const keep = (value) => localStorage.setItem("draft", JSON.stringify(value));
+
   const { user } = await (await fetch("me")).json();
-  if (user === null) {
-    at("login").hidden = false;
-    at("login").onsubmit = async (event) => {
-      event.preventDefault();
-      const answer = await post("login", Object.fromEntries(new FormData(event.target)));
-      if (!answer.ok) return (at("status").textContent = "Wrong name or password.");
-      tabs.postMessage("in");
-      location.reload();
-    };
-  } else {
+  const asked = new URLSearchParams(location.search).get("note");
+
+  const signIn = async (event) => {
+    event.preventDefault();
+    const answer = await post("login", Object.fromEntries(new FormData(event.target)));
+    if (!answer.ok) return (at("status").textContent = "Wrong name or password.");
+    tabs.postMessage("in");
+    location.reload();
+  };
+
+  const begin = async () => {
+    const answer = await post("sessions/api/v0/session", { state: { note: "" } });
+    const { session_id: id, token, claim_secret: secret } = await answer.json();
+    keep({ id, token, secret });
+    location.reload();
+  };
+
+  const newest = async () => {
+    const { items } = await (await fetch("sessions/api/v0/session")).json();
+    return items[0]?.session_id ?? `note-of-${user}`;
+  };
+
+  const open = async () => {
+    const url = new URL("sessions", location.href).href;
+    if (draft === null) {
+      // With whose the outbox in this browser is: another user's stays where it is.
+      const id = asked ?? (await newest());
+      return connect({ url, session: id, user, create: { state: { note: "" } } });
+    }
+    // Nobody's yet. Who has signed in is known by the cookie, and claims it.
+    const token = user === null ? draft.token : undefined;
+    const session = connect({ url, session: draft.id, token: () => token });
+    if (user !== null) {
+      // Until it was heard that this worked, the next page tries again.
+      session.claim(draft.secret).then(
+        () => localStorage.removeItem("draft"),
+        (error) => (at("status").textContent = error.message),
+      );
+    }
+    return session;
+  };
+
+  at("login").hidden = user !== null;
+  at("logout").hidden = user === null;
+  at("begin").hidden = user !== null || draft !== null;
+  at("login").onsubmit = signIn;
+  at("begin").onclick = begin;
+  if (user !== null || draft !== null) {
     at("notes").hidden = false;
-    at("who").textContent = user;
-    const session = connect({
-      url: new URL("sessions", location.href).href,
-      session: new URLSearchParams(location.search).get("note") ?? `note-of-${user}`,
-      // Whose the outbox in this browser is: another user's stays where it is.
-      user,
-      create: { state: { note: "" } },
-    });
+    at("who").textContent = user ?? "Nobody has signed in: do so to find it everywhere.";
+    const session = await open();
     const show = () => {
       const { connection, saved, error } = session.status;
       const where = saved ? "saved" : "on this device";

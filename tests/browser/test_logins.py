@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,55 @@ async def test_a_token_is_refreshed_while_offline_edits_wait(
         assert len(given) > 1
         await page.reload()
         await expect(note(page)).to_have_value("typed in a long tunnel")
+
+
+# Before signing in
+
+
+async def test_a_note_begun_without_an_account_is_claimed_by_who_signs_in(
+    browser: Browser, new_browser: NewBrowser, notes: str
+) -> None:
+    # Rules A31, A33, F4
+    url = f"http://{notes}/"
+    page, tab = await browser.open(url), await browser.open(url)
+    await page.get_by_role("button", name="Begin without an account").click()
+    await expect(note(page)).to_be_enabled()
+    await note(page).fill("begun")
+    await is_saved(page)
+    await tab.reload()
+    await expect(note(tab)).to_have_value("begun")
+    draft: dict[str, str] = json.loads(await page.evaluate("localStorage.draft"))
+    # It is this browser's: by its address it is nobody's.
+    stranger = await new_browser().open(url)
+    await sign_in(stranger, "bob")
+    await stranger.goto(f"{url}?note={draft['id']}")
+    await expect(status(stranger)).to_contain_text("no such session")
+
+    await page.context.set_offline(True)
+    await note(page).fill("begun, and typed in a tunnel")
+    await expect(status(page)).to_contain_text("on this device")
+    await page.context.set_offline(False)
+    await sign_in(page, "ann")
+    for one in (page, tab):
+        await expect(one.locator("#who")).to_have_text("ann")
+        await expect(note(one)).to_have_value("begun, and typed in a tunnel")
+    await is_saved(page)
+    await note(page).fill("hers")
+    await expect(note(tab)).to_have_value("hers")
+
+    # She finds it wherever she signs in; the token from before finds nothing.
+    elsewhere = await new_browser().open(url)
+    await sign_in(elsewhere, "ann")
+    await expect(note(elsewhere)).to_have_value("hers")
+    headers = {"Authorization": f"Bearer {draft['token']}"}
+    async with httpx.AsyncClient(base_url=url, trust_env=False, headers=headers) as api:
+        assert (await api.get(f"sessions/api/v0/session/{draft['id']}")).status_code == 401
+
+    # On the browser where it began it is hers alone, too.
+    await sign_out(page)
+    await expect(page.get_by_role("button", name="Begin without an account")).to_be_visible()
+    await sign_in(page, "bob")
+    await expect(note(page)).to_have_value("")
 
 
 # Cookies, and what other sites would like to do with them

@@ -169,6 +169,8 @@ export class Session<State extends object = JsonObject> extends EventTarget {
   readonly #booted: Promise<void>;
   #user: string | undefined;
   #token: Token | undefined;
+  /** Until then it is not known whose the line will be. */
+  #claimed: Promise<void> = Promise.resolve();
   #store: Store = memoryStore();
   /** Where the store has this outbox, and this tab's part of it. */
   #prefix = "";
@@ -452,29 +454,16 @@ export class Session<State extends object = JsonObject> extends EventTarget {
    * Makes a session that nobody had signed in for that of who has signed in now, with all that this
    * device has of it, sent or not; `claimSecret` came with the session. `token` says who it is, from
    * now on in place of the one that `connect` was given (left out: the same function, or the page's
-   * cookie). Pass `user` to `connect` the next time. Repeat it where its answer was lost.
+   * cookie). Pass `user` to `connect` the next time. Repeat it where its answer was lost. Called right
+   * after `connect`, it comes before the line.
    *
    * Rejects with a `ReattachError`: `session_not_found` for a wrong secret and for what somebody
    * else has claimed, `unreachable` where the server does not answer.
    */
-  async claim(claimSecret: string, token?: Token): Promise<void> {
-    await this.#booted;
-    const bearer = await tokenOf(token ?? this.#token);
-    const answer = await ask(this.#env, `${this.#address}/claim`, bearer, {
-      claim_secret: claimSecret,
-    });
-    const { user_id: userId } = answer as { user_id: string };
-    const { session } = this.#options;
-    await this.#store.transaction("readwrite", (tx) =>
-      passOn(tx, { base: this.#base, session }, this.#prefix, {
-        from: this.#user,
-        to: userId,
-        deviceId: this.#core.deviceId,
-        newId: () => uuid(this.#env),
-      }),
-    );
-    this.#tabs?.post({ type: "claimed", userId, ...(token !== undefined && { token: bearer }) });
-    this.#belongTo(userId, token);
+  claim(claimSecret: string, token?: Token): Promise<void> {
+    const claimed = this.#claim(claimSecret, token);
+    this.#claimed = claimed.catch(() => {});
+    return claimed;
   }
 
   /**
@@ -514,6 +503,26 @@ export class Session<State extends object = JsonObject> extends EventTarget {
 
   get #address(): string {
     return `${this.#base}/api/v0/session/${encodeURIComponent(this.#options.session)}`;
+  }
+
+  async #claim(claimSecret: string, token: Token | undefined): Promise<void> {
+    await this.#booted;
+    const bearer = await tokenOf(token ?? this.#token);
+    const answer = await ask(this.#env, `${this.#address}/claim`, bearer, {
+      claim_secret: claimSecret,
+    });
+    const { user_id: userId } = answer as { user_id: string };
+    const { session } = this.#options;
+    await this.#store.transaction("readwrite", (tx) =>
+      passOn(tx, { base: this.#base, session }, this.#prefix, {
+        from: this.#user,
+        to: userId,
+        deviceId: this.#core.deviceId,
+        newId: () => uuid(this.#env),
+      }),
+    );
+    this.#tabs?.post({ type: "claimed", userId, ...(token !== undefined && { token: bearer }) });
+    this.#belongTo(userId, token);
   }
 
   #belongTo(userId: string, token: Token | undefined): void {
@@ -753,6 +762,7 @@ export class Session<State extends object = JsonObject> extends EventTarget {
 
   async #connect(attempt: number): Promise<void> {
     let token: string | undefined;
+    await this.#claimed;
     try {
       token = await tokenOf(this.#token);
     } catch (reason) {

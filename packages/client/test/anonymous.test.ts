@@ -153,6 +153,20 @@ describe("a claim", () => {
     await last.close();
   }, 60_000);
 
+  test("right after connect comes before the line, which is the user's then", async () => {
+    const before = open();
+    await before.ready;
+    await online(before.session);
+    await before.session.inc("/n").acknowledged;
+    await before.session.close();
+    const { session } = open(undefined, tokenOf("ann"));
+    await session.claim(place.secret);
+    await online(session);
+    await session.inc("/n").acknowledged;
+    expect(session.state.n).toBe(2);
+    await session.close();
+  }, 30_000);
+
   test("with a wrong secret changes nothing", async () => {
     const { session } = open();
     await session.ready;
