@@ -36,7 +36,7 @@ help: ## this list
 
 install: .venv/.installed node_modules/.installed $(BUILT) ## everything into .venv and node_modules; packages and pages built
 
-run: install ## the example at http://HOST:PORT (127.0.0.1:8000)
+run: install ## the example at http://HOST:PORT (127.0.0.1:8000; HOST=0.0.0.0 serves a phone)
 	@mkdir -p var
 	$(BIN)/reattach serve --app $(APP) --host $(HOST) --port $(PORT) --database $(DATABASE)
 

@@ -25,6 +25,7 @@ from tests.support.example import (
     drafts_in_order,
     gap,
     join,
+    keep_token,
     saved,
     session_of,
     sheet,
@@ -238,6 +239,10 @@ async def test_a_document_that_the_server_does_not_know(
     await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such document")
     await page.get_by_role("button", name="Start anew").click()
     await begin(page)
+    # Nor does a token help that it does not know.
+    await keep_token(page, "no-such-document", f"reattach_token_{'x' * 43}.no-such-document")
+    await page.goto(f"{server.url}/#no-such-document")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such document")
 
 
 async def test_what_is_typed_into_a_document_that_is_gone_stays_on_the_device(

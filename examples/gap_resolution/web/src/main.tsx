@@ -43,10 +43,19 @@ function openSession(place: Place): void {
     device: { name: deviceName() },
     ...(token !== undefined && { token }),
   });
+  const stop = session.subscribe(() => {
+    // There is nothing to show, and a token that the server does not know gets no better.
+    if (session.status.error?.code !== "not_authenticated") return;
+    stop();
+    go({ at: "lost", ...whyMissing(UNKNOWN) });
+  });
   session.ready.then(
-    () => void remember(id),
+    () => {
+      stop();
+      void remember(id);
+    },
     // The page says so itself.
-    () => {},
+    stop,
   );
   go({ at: "document", place, session });
 }

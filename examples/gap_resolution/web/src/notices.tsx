@@ -25,7 +25,9 @@ function useNotices() {
   const { connection, error, storage, saved } = useStatus();
   const rejected = useRejected();
   const clashes = useClashes();
-  const closed = connection === "closed" ? error : null;
+  // A token that the server does not know gets no better: nobody can sign in here.
+  const over = connection === "closed" || error?.code === "not_authenticated";
+  const closed = over ? error : null;
   const memory = storage === "memory";
   const count = Number(closed !== null) + Number(memory) + clashes.length + rejected.length;
   return { closed, memory, error, saved, clashes, rejected, count };
@@ -33,6 +35,7 @@ function useNotices() {
 
 const CLOSED: Readonly<Record<string, string>> = {
   session_not_found: "The server does not know this document",
+  not_authenticated: "The server does not know this document on this device",
   session_ended: "This document is closed for good",
 };
 
