@@ -360,6 +360,12 @@ class LineClient(Replica):
         self.begin(**hello)
         await settle()
 
+    async def move(self, node: Node) -> None:
+        """Goes on at another node; its old line is not closed."""
+        self._node = node
+        node.clients.append(self)
+        await self.connect()
+
     def begin(self, **hello: Any) -> None:
         """Says hello on a new line."""
         self.line = BareLine(self)

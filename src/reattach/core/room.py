@@ -516,6 +516,7 @@ class Room:
             self.members = {member.user_id: member.role for member in members}
         for record, refusals in clients:
             client = session.know(record, known=True)
+            client.elsewhere = max(client.elsewhere, record.seq)
             client.refusals.update((one.seq, one) for one in refusals)
         refused = [one for _, refusals in clients for one in refusals]
         self._tell(self.inbox.found(commits, refused))

@@ -85,7 +85,17 @@ _saved = msgspec.json.Decoder(_SavedIndex)
 class Client:
     """A client as the session knows it: its user, and its decided numbers."""
 
-    __slots__ = ("at", "corrected", "device_id", "known", "refusals", "seq", "source", "user_id")
+    __slots__ = (
+        "at",
+        "corrected",
+        "device_id",
+        "elsewhere",
+        "known",
+        "refusals",
+        "seq",
+        "source",
+        "user_id",
+    )
 
     def __init__(self, record: ClientRecord, *, known: bool, source: str = "device") -> None:
         self.user_id = record.user_id
@@ -98,6 +108,9 @@ class Client:
         """The same in the server's clock: no later change of the client lies before it."""
         self.refusals: dict[int, RefusalRecord] = {}
         """The refusals known here: those after some number."""
+        self.elsewhere = 0
+        """The highest number that another node was heard to have decided: of the refusals up to it
+        only the database knows."""
         self.known = known
         """Whether the database has a row for it."""
         self.source = source

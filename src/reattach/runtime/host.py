@@ -599,6 +599,14 @@ class Host:
 
     async def _read_ahead(self) -> Any:
         room, store = self.room, self._store
+        clients = []
+        # First: what is read later holds the commits of all their numbers.
+        for client_id, lowest in sorted(room.inbox.lowest().items()):
+            client = await store.client(room.session_id, client_id)
+            if client is not None:
+                # Refusals of the lost batch: in the log they leave no trace.
+                found = await store.refusals(room.session_id, client_id, lowest - 1)
+                clients.append((client, [one for one in found if one.seq <= client.seq]))
         record = await store.session(room.session_id)
         if not isinstance(record, SessionRecord) or record.epoch != room.recorded.epoch:
             return None
@@ -611,13 +619,6 @@ class Host:
         )
         if record.version != room.session.version + len(commits):
             return None
-        clients = []
-        for client_id, lowest in sorted(room.inbox.lowest().items()):
-            client = await store.client(room.session_id, client_id)
-            if client is not None:
-                # Refusals of the lost batch: in the log they leave no trace.
-                refusals = await store.refusals(room.session_id, client_id, lowest - 1)
-                clients.append((client, refusals))
         # One of these would find the session moved for ever: its row can be written only once.
         answered = [
             request

@@ -406,7 +406,7 @@ class Registry:
         ``role`` may, None everything, and only while the access version is the one given.
         """
         name = self.server_client
-        record = await self.store.client(host.session_id, name)
+        record = await self.client(host, name)
 
         def know(room: Room) -> None:
             if name not in room.session.clients:
@@ -902,6 +902,8 @@ class Registry:
         self._expire(connection, user.expires_at)
         created = await self._create_missing(session_id, user, hello)
         host = await self._let_in(connection, session_id, user)
+        if host.stands[0] == hello.epoch and host.stands[1] < (hello.version or 0):
+            await self._level(host)  # it may come from a node that is ahead
         while await self._begins_epoch(host, connection, hello):
             host = await self._let_in(connection, session_id, user)
         access_version = host.stands[2]
@@ -914,13 +916,19 @@ class Registry:
         host.pins += 1
         try:
             await self._make_ready(host, hello)
-            record = await self.store.client(session_id, hello.client_id)
-            refusals = await self.store.refusals(session_id, hello.client_id, hello.seq)
+            record = await self.client(host, hello.client_id, told=hello.seq)
+            decided = 0 if record is None else record.seq
+            found = await self.store.refusals(session_id, hello.client_id, hello.seq)
+            # Another node may have refused more since the record was read: that is told when the
+            # change comes again.
+            refusals = [one for one in found if one.seq <= decided]
 
             def enter(room: Room, frames: Sequence[bytes] | None) -> None:
                 if connection.phase is Phase.CLOSED:
                     return  # it is gone meanwhile
-                if host.stands[2] != access_version:
+                known = room.session.clients.get(hello.client_id)
+                foreign = 0 if known is None else known.elsewhere
+                if host.stands[2] != access_version or foreign > decided:
                     room.hang(connection, Close.RESTART, _MOVED)
                     return
                 self.connections[connection] = host
@@ -976,6 +984,28 @@ class Registry:
         host, connection.role = await self.admit(session_id, user)
         connection.user, connection.user_id = user, user.id
         return host
+
+    async def client(self, host: Host, client_id: str, *, told: int = 0) -> ClientRecord | None:
+        """Read a client's record, and have the session stand where its numbers were decided.
+
+        Another node may have decided some of them, and this one not have heard of the commits.
+        ``told`` is the highest number of whose decision the client knows, and of its commit.
+        """
+        record = await self.store.client(host.session_id, client_id)
+        known = host.room.session.clients.get(client_id)
+        if record is not None and record.seq > max(told, 0 if known is None else known.seq):
+            await self._level(host)
+        return record
+
+    async def _level(self, host: Host) -> None:
+        """Have a session stand where the database has it, at least as it is now."""
+        for _ in range(_ATTEMPTS):
+            seen = host.stands
+            found = (await self.store.versions([host.session_id])).get(host.session_id)
+            await host.at_rest(partial(_compared, host, seen, found))
+            stands = await host.at_rest(lambda _: host.stands)
+            if found is None or found[0] != stands[0] or found[1] <= stands[1]:
+                return
 
     async def _enter_after(
         self,
@@ -1132,6 +1162,12 @@ class Registry:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _compared(
+    host: Host, seen: tuple[str, int, int], found: tuple[str, int, int] | None, _: Room
+) -> None:
+    host.compare(seen, found)
 
 
 def _entered(

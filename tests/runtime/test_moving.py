@@ -1,0 +1,97 @@
+"""A client that moves to a node which has not heard yet of what another one decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from reattach.bus.local import LocalBus
+from reattach.store.memory import MemoryStore
+from tests.bus.nodes import node_on
+from tests.runtime.rig import USER, LineClient, Node, Work
+from tests.support.waiting import until
+from tests.support.wire_client import Frame
+
+INC: Frame = {"op": "inc", "path": "/n", "by": 1}
+WRONG: Frame = {"op": "set", "path": "/no/such/parent", "value": 1}
+
+
+@pytest.fixture
+async def nodes() -> AsyncIterator[tuple[Node, Node]]:
+    """Two that hear nothing of each other but from the database, once a second."""
+    store = MemoryStore()
+    await store.open()
+    async with AsyncExitStack() as stack:
+        here, there = [await stack.enter_async_context(node_on(store, LocalBus())) for _ in "ab"]
+        yield here, there
+
+
+async def settled(client: LineClient) -> None:
+    await until(lambda: not client.outbox or client.lie is not None, within=10, what="decisions")
+    assert client.lie is None
+
+
+class Late:
+    """A change that reaches the first node on the client's old line, when the second one reads."""
+
+    def __init__(self, node: Node, client: LineClient, change: Frame) -> None:
+        self.node, self.connection = node, client.connection
+        self.session_id, self.change = client.session_id, change
+        self.client_id = client.client_id
+
+    async def __call__(self, work: Work) -> Any:
+        async def identify(_: str | None) -> Any:
+            return USER
+
+        assert self.connection is not None
+        data = json.dumps(self.change).encode()
+        self.node.registry.feed(self.connection, self.session_id, identify, data)
+        store, seq = self.node.store.inner, self.change["seq"]
+
+        async def decided() -> bool:
+            return await store.decision(self.session_id, self.client_id, seq) is not None
+
+        await until(decided, within=10, what="the late change to be decided")
+        return await work()
+
+
+@pytest.mark.parametrize("read", ["client", "refusals"])
+@pytest.mark.parametrize("op", [INC, WRONG], ids=["committed", "refused"])
+async def test_what_another_node_decides_while_a_client_moves_is_told_whole(
+    nodes: tuple[Node, Node], read: str, op: Frame
+) -> None:
+    here, there = nodes
+    client = await here.client(state={"n": 0})
+    client.change(INC)
+    await settled(client)
+    other = await there.client(client_id="other")  # the second node has the session open
+    number = client.put(op)
+    there.store.next(read, Late(here, client, client.outbox[number]))
+    await client.move(there)
+    await settled(client)
+    assert (number in client.rejected) == (op is WRONG)
+    client.change(INC)
+    await settled(client)
+    await until(lambda: other.version == client.version, within=10, what="one version")
+    assert client.state == other.state == {"n": 2 if op is WRONG else 3}
+
+
+async def test_a_client_that_is_ahead_of_a_node_begins_no_epoch_and_sends_nobody_away(
+    nodes: tuple[Node, Node],
+) -> None:
+    here, there = nodes
+    client = await here.client(state={"n": 0})
+    other = await there.client(client_id="other")
+    epoch = other.epoch
+    client.change(INC)
+    await settled(client)
+    await client.move(there)
+    assert client.epoch == epoch
+    client.change(INC)
+    await settled(client)
+    assert other.closes == []
+    await until(lambda: other.state == {"n": 2}, within=10, what="both changes")
