@@ -153,8 +153,11 @@ async def test_an_old_list_that_comes_late_fences_nobody(
 ) -> None:
     first, second = nodes
     older = await first.client(state={})
-    (late,) = [said for said in bus.said if isinstance(said, Roster) and said.seats]
+    gone = await first.client(client_id="gone")
+    late = [said for said in bus.said if isinstance(said, Roster) and said.seats][-1]
+    assert len(late.seats) == 2
     older.leave()
+    gone.leave()
     await settle()
     newer = await second.client()
     for _ in range(2):
@@ -162,7 +165,37 @@ async def test_an_old_list_that_comes_late_fences_nobody(
         await settle()
     assert newer.closes == []
     await later(nodes, 1_500)
-    assert online(newer) == {"device-of-c": True}
+    assert online(newer) == {"device-of-c": True, "device-of-gone": False}
+
+
+async def test_lists_of_a_session_that_was_forgotten_and_opened_again_are_newer(
+    nodes: tuple[Node, Node],
+) -> None:
+    first, second = nodes
+    far = await second.client(client_id="far", state={})
+    for _ in range(5):
+        one = await first.client()
+        one.leave()
+        await settle()
+    await later(nodes, 90_000)
+    assert "s" not in first.registry.hosts
+    await first.client()
+    await later(nodes, 1_500)
+    assert online(far) == {"device-of-c": True, "device-of-far": True}
+
+
+async def test_that_somebody_left_is_told_again(nodes: tuple[Node, Node], bus: LossyBus) -> None:
+    first, second = nodes
+    one = await first.client(state={})
+    far = await second.client(client_id="far")
+    await later(nodes, 2_500)
+    bus.lost = (Roster, Note)
+    far.leave()
+    await settle()
+    bus.lost = ()
+    assert online(one)["device-of-far"] is True
+    await later(nodes, 12_000)
+    assert online(one)["device-of-far"] is False
 
 
 async def test_lists_that_were_lost_are_told_again(nodes: tuple[Node, Node], bus: LossyBus) -> None:
@@ -246,13 +279,17 @@ async def test_while_the_bus_is_down_nobody_counts_as_gone(
     await later(nodes, 20_000)
     assert online(one)["device-of-far"] is True
     # Commits come from the database, twice a second.
-    far.change(inc())
-    await settle()
-    await later(nodes, 500)
-    assert one.state == {"n": 1}
+    for n in range(1, 6):
+        far.change(inc())
+        await settle()
+        await later(nodes, 500)
+        assert one.state == {"n": n}
+        await later(nodes, 250)
     bus.live, bus.lost = True, ()
+    told = len(one.of_type("devices"))
     await later(nodes, 20_000)
     assert online(one)["device-of-far"] is True
+    assert len(one.of_type("devices")) == told, "not even for a moment"
 
 
 async def test_a_list_tells_of_a_version_whose_note_was_lost(

@@ -186,6 +186,23 @@ async def test_who_cannot_renew_its_lease_stops(world: World) -> None:
         assert world.heard == [("a", 1)]
 
 
+async def test_who_has_lost_its_lease_stops(world: World) -> None:
+    never = asyncio.Event()
+
+    async def stuck(_: str, __: int) -> None:
+        await never.wait()
+
+    world.during = stuck
+    async with world.node("a") as node:
+        await node.sessions.create({"n": 0}, user_id="u", session_id="s")
+        await write(node, 1)
+        assert world.busy == 1
+        await node.sessions.erase("s")
+        await world.clock.pass_(5_000, step=500)
+        assert world.busy == 0
+        assert world.heard == []
+
+
 async def test_what_raises_is_told_and_comes_again(world: World) -> None:
     left = 3
 

@@ -343,7 +343,7 @@ class Host:
             self._clock.now(),
             goes_first=roster.node > self._node,
         )
-        if roster.asks and room.connections:
+        if roster.asks:
             self.announce()
         stands = room.recorded
         if roster.epoch != stands.epoch or roster.version > stands.version:
@@ -368,8 +368,9 @@ class Host:
         """Tell the other nodes who is connected here; with ``asks`` they are to tell, too."""
         if self._bus is None:
             return
-        self._announced += 1
         self.announced_at = self._clock.monotonic()
+        # Greater than those of an earlier host of this session on this node, too.
+        self._announced = max(self._announced + 1, self.announced_at)
         recorded = self.room.recorded
         self._bus.publish(
             Roster(

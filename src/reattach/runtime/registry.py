@@ -1124,7 +1124,7 @@ class Registry:
             for host in list(self.hosts.values()):
                 host.tick()
                 since = self.clock.monotonic() - host.announced_at
-                if self._nodes and host.room.connections and since >= _ANNOUNCE_MS:
+                if self._nodes and since >= _ANNOUNCE_MS:
                     host.announce()
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
                     self._hold(host)
