@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from reattach.server import app
+from reattach.store.base import Store
+from reattach.store.postgres import PostgresStore
+from reattach.store.sqlite import SQLiteStore
+from tests.support.database import ON_POSTGRES, Database, PostgresDatabase, SQLiteDatabase
 from tests.support.postgres import Postgres
 from tests.support.server import ServerProcess
 
@@ -49,8 +55,61 @@ async def postgres() -> AsyncIterator[Postgres]:
         yield server
 
 
+if ON_POSTGRES:
+
+    @pytest.fixture(scope="session")
+    def files(postgres: Postgres) -> Postgres | None:
+        """The PostgreSQL that stands for files of SQLite in this run."""
+        return postgres
+
+else:
+
+    @pytest.fixture(scope="session")
+    def files() -> Postgres | None:
+        """Nothing: files of SQLite stand for themselves."""
+        return None
+
+
+class _OnPostgres(PostgresStore):
+    """The store that stands for a file of SQLite."""
+
+    def __init__(self, postgres: Postgres, path: Path) -> None:
+        super().__init__(postgres.url_for(path))
+        self._make = partial(postgres.database_for, path)
+
+    async def open(self) -> str:
+        await self._make()
+        return await super().open()
+
+
+@pytest.fixture(autouse=ON_POSTGRES)
+def in_process(files: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has servers in this process on PostgreSQL, too."""
+    store_at = app.store_at
+
+    def elsewhere(url: str, **options: Any) -> Store:
+        store = store_at(url, **options)
+        if isinstance(store, SQLiteStore):
+            return _OnPostgres(files, Path(url.removeprefix("sqlite:///")))
+        return store
+
+    monkeypatch.setattr(app, "store_at", elsewhere)
+    yield
+    files.forget()
+
+
 @pytest.fixture
-async def serve(tmp_path: Path, witnesses: Witnesses) -> AsyncIterator[Serve]:
+def behind(files: Postgres | None) -> Callable[[Path], Database]:
+    """Gives the database of a server at a path, to look at or to change behind its back."""
+    return lambda path: (
+        SQLiteDatabase(path) if files is None else PostgresDatabase(files.url_for(path))
+    )
+
+
+@pytest.fixture
+async def serve(
+    tmp_path: Path, witnesses: Witnesses, files: Postgres | None
+) -> AsyncIterator[Serve]:
     """Starts servers: `server = await serve()`. Options are those of ServerProcess.
 
     The database is a file of this test unless one is given. All are killed in the end.
@@ -59,6 +118,8 @@ async def serve(tmp_path: Path, witnesses: Witnesses) -> AsyncIterator[Serve]:
 
     async def start(database: Path | None = None, **options: Any) -> ServerProcess:
         path = database or tmp_path / f"reattach-{len(servers)}.db"
+        if files is not None and "database_url" not in options:
+            options["database_url"] = await files.database_for(path)
         server = ServerProcess(path, **options)
         servers.append(server)
         witnesses.append((f"server log {server.url}", server.log_tail))

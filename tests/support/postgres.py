@@ -59,7 +59,9 @@ class Postgres:
         self._root: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
-        self._has_shared = False
+        self._migrated: set[str] = set()
+        self._names: dict[Path, str] = {}
+        self._ready: set[Path] = set()
 
     async def __aenter__(self) -> Self:
         try:
@@ -139,14 +141,7 @@ class Postgres:
 
     async def database(self) -> str:
         """Empties the database that tests share, with our tables in it; returns its URL."""
-        if not self._has_shared:
-            await self.execute(f"CREATE DATABASE {_SHARED}")
-            await migrate(self.url(_SHARED))
-            self._has_shared = True
-        # Much quicker than a database for each test: that costs a second.
-        tables = [table.name for table in metadata.sorted_tables]
-        emptied = "; ".join(f"DELETE FROM {table}" for table in tables)  # noqa: S608  # our own
-        await self.execute(emptied, database=_SHARED)
+        await self._prepare(_SHARED)
         return self.url(_SHARED)
 
     async def empty_database(self) -> str:
@@ -155,6 +150,33 @@ class Postgres:
         name = f"test_{self._made}"
         await self.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
         return self.url(name)
+
+    async def database_for(self, path: Path) -> str:
+        """The database that stands for a file of SQLite, with our tables; returns its URL."""
+        url = self.url_for(path)
+        if path not in self._ready:
+            self._ready.add(path)
+            await self._prepare(url.rsplit("/", 1)[1])
+        return url
+
+    def url_for(self, path: Path) -> str:
+        """What `database_for` returns, whether it is there already or not."""
+        return self.url(self._names.setdefault(path, f"file_{len(self._names)}"))
+
+    def forget(self) -> None:
+        """What stands for files may stand for others from now on."""
+        self._names.clear()
+        self._ready.clear()
+
+    async def _prepare(self, name: str) -> None:
+        """Makes a database with our tables, or empties it: to make one takes a second."""
+        if name not in self._migrated:
+            self._migrated.add(name)
+            await self.execute(f"CREATE DATABASE {name}")
+            await migrate(self.url(name))
+        tables = [table.name for table in metadata.sorted_tables]
+        emptied = "; ".join(f"DELETE FROM {table}" for table in tables)  # noqa: S608  # our own
+        await self.execute(emptied, database=name)
 
     def log_tail(self, lines: int = 60) -> str:
         """The end of what it printed."""

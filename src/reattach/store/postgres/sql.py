@@ -2,7 +2,7 @@
 
 `append_statement` puts the statement of a batch together from the pieces for the tables that the
 batch writes to. Each is a step of one ``WITH``, so that all is one statement, one round trip, one
-transaction; `docs/adr/0005-append-in-one-statement.md` says why. What the steps keep to:
+transaction; `docs/adr/0007-append-in-one-statement.md` says why. What the steps keep to:
 
 - All of them see the database as it was when the statement began, but a row is locked or changed
   as it is by then. Sessions are locked in the order of their ids, those that somebody else has

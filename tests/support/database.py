@@ -1,0 +1,106 @@
+"""The database behind a server's back, whichever of the two it is.
+
+Tests name a database by the path of a file. With `REATTACH_TEST_STORE=postgres` each path stands
+for a database of the tests' PostgreSQL, and the same tests hold the server on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+
+from reattach.store.tables import metadata
+
+ON_POSTGRES = os.environ.get("REATTACH_TEST_STORE") == "postgres"
+
+
+class Database(Protocol):
+    """Somebody else who uses the database of a server."""
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query finds; its parameters are written as `?`."""
+
+    def execute(self, *statements: str) -> None:
+        """Changes something, in one transaction."""
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """Keeps everybody else from writing, as a long transaction does, and changes nothing."""
+
+
+class SQLiteDatabase:
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as db:
+            return db.execute(statement, values).fetchall()
+
+    def execute(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
+            for statement in statements:
+                db.execute(statement)
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        with closing(sqlite3.connect(self._path, isolation_level=None, timeout=5)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.execute("ROLLBACK")
+
+
+class PostgresDatabase:
+    """A database of a PostgreSQL. It has an event loop of its own, and can be called anywhere."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._connected() as (run, db):
+            found = run(db.fetch(_numbered(statement), *values))
+            return [tuple(row) for row in found]
+
+    def execute(self, *statements: str) -> None:
+        with self._connected() as (run, db):
+            run(db.execute("; ".join(statements)))
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        with self._connected() as (run, db):
+            run(db.execute(f"BEGIN; LOCK TABLE {names} IN SHARE MODE"))
+            yield
+            run(db.execute("ROLLBACK"))
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[Any, Any]]:
+        with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
+
+            def run(work: Any) -> Any:
+                async def wait() -> Any:
+                    return await work
+
+                return thread.submit(runner.run, wait()).result()
+
+            db = run(asyncpg.connect(self._url, timeout=10))
+            try:
+                yield run, db
+            finally:
+                run(db.close(timeout=5))
+                thread.submit(runner.close).result()
+
+
+def _numbered(statement: str) -> str:
+    numbers = iter(range(1, 100))
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
