@@ -397,6 +397,26 @@ async def test_a_link_has_the_role_of_who_made_it(api: Api) -> None:
     assert (await api.ask("POST", "/draft/handoff", "bob", {})).status_code == 404
 
 
+async def test_a_link_shows_none_of_its_makers_other_sessions(api: Api) -> None:
+    # Rules A32, A34
+    for session_id in ("draft", "other"):
+        body = {"session_id": session_id}
+        assert (await api.ask("POST", "", "ann", body)).status_code == 201
+    token = (await api.redeem((await api.link("ann"))["secret"], "d2")).json()["token"]
+    assert (await api.ask("GET", "/draft", token)).json()["user_id"] == "ann"
+    for path in ("/other", "/other/history", "/other/events", "/other/members"):
+        answer = await api.ask("GET", path, token)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), path
+    for path, body in (("", {}), ("/draft/claim", {"claim_secret": "x"})):
+        assert (await api.ask("POST", path, token, body)).status_code == 401
+    assert (await api.ask("GET", "", token)).status_code == 401
+    for session_id in ("other", "new"):
+        async with opened(api.ws_url, session_id) as peer:
+            await peer.greet(token=token, create={})
+            assert (await peer.closed())[0] == 4404
+    assert (await api.ask("GET", "/new", "ann")).status_code == 404
+
+
 async def test_a_link_of_an_erased_session_is_over(api: Api) -> None:
     # Rule A35
     begun = await api.begin()
