@@ -7,6 +7,7 @@ PORT     ?= 8000
 DATABASE ?= sqlite:///var/reattach.db
 SEEDS    ?= 200
 SOAK     ?= 600
+JOBS     ?= 2
 APP      ?= examples.gap_resolution.app:reattach
 
 BIN := .venv/bin
@@ -46,7 +47,7 @@ run-full: install ## the same on PostgreSQL and Valkey, with two nodes: at PORT 
 test: install ## every test: vitest, then pytest with a real browser and real kills
 	$(NODE) tools/chromium.mjs
 	$(NPM) test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # One seed in ten is played by the built TypeScript client.
 simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed

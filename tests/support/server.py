@@ -24,10 +24,13 @@ def free_port() -> int:
 
     It lies below the range that the kernel gives to outgoing connections (Linux: from 32768). In
     that range a client that reconnects while the server is down may be given the server's own port,
-    connect to itself and keep the server from ever binding it again.
+    connect to itself and keep the server from ever binding it again. Tests that run side by side
+    have ports apart: a server that is down for a moment finds its own free.
     """
+    side = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    sides = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(200):
-        port = random.randint(11_000, 32_000)
+        port = random.randrange(11_000 + side, 32_000, sides)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
