@@ -5,8 +5,6 @@ reattach serve --app examples.gap_resolution.app:reattach
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,10 +18,10 @@ from reattach.errors import BadRequest, ReattachError, SessionNotFound
 from reattach.server.auth import bearer
 
 from . import documents, gaps, schemas
+from .detect import detect, follow
 from .kinds import KINDS
 from .lan import address_for_others
 from .session import GapResolution
-from .watchers import Watchers
 
 __all__ = ["reattach"]
 
@@ -72,19 +70,10 @@ class Pages(StaticFiles):
         return response
 
 
-@asynccontextmanager
-async def watching(reattach: Reattach) -> AsyncIterator[None]:
-    """Have documents watched for as long as the server runs."""
-    reattach.app.state.watchers = watchers = Watchers(reattach.sessions)
-    try:
-        yield
-    finally:
-        await watchers.stop()
-
-
 # Nobody signs in here: a document comes with a token for it alone, which its browser keeps.
-reattach = Reattach(lifespan=watching, schemas=[GapResolution])
+reattach = Reattach(schemas=[GapResolution])
 reattach.allow_anonymous()
+follow(reattach)
 
 
 def from_here(request: Request) -> Request:
@@ -171,12 +160,11 @@ def _first_state(opening: Opening) -> dict[str, Any]:
         raise BadRequest(str(error)[:300], code="bad_document") from error
 
 
-@reattach.app.post("/documents/{session_id}/watch", status_code=204)
-async def watch_document(request: Here, response: Response, snapshot: Own) -> None:
-    """Have a document's answers held against the schema from now on."""
+@reattach.app.post("/documents/{session_id}/detect", status_code=204)
+async def detect_gaps(request: Here, response: Response, snapshot: Own) -> None:
+    """Hold a document against its schema: one that began without the server, or an older one."""
     session_id = snapshot.session.session_id
-    watchers: Watchers = reattach.app.state.watchers
-    await watchers.watch(session_id)
+    await detect(reattach.sessions, session_id)
     token = bearer(request)
     if token is not None:
         # A link to the file brings no token, a cookie will.

@@ -47,15 +47,15 @@ async def test_a_document_is_of_who_has_its_token(first: httpx.AsyncClient) -> N
     path, mine = f"/documents/{made['session_id']}", bearer(made["token"])
     assert (await first.get(f"{path}/file")).status_code == 409
     # The cookie is for links alone.
-    assert (await first.post(f"{path}/watch")).status_code == 401
+    assert (await first.post(f"{path}/detect")).status_code == 401
     async with browser() as second:
         assert (await second.get(f"{path}/file")).status_code == 401
         other = (await second.post("/documents")).json()
-        assert (await second.post(f"{path}/watch", headers=bearer("x"))).status_code == 401
-        refused = await second.post(f"{path}/watch", headers=bearer(other["token"]))
+        assert (await second.post(f"{path}/detect", headers=bearer("x"))).status_code == 401
+        refused = await second.post(f"{path}/detect", headers=bearer(other["token"]))
         assert (refused.status_code, refused.json()["code"]) == (404, "session_not_found")
         # Whoever has the token gets the cookie that a download needs.
-        assert (await second.post(f"{path}/watch", headers=mine)).status_code == 204
+        assert (await second.post(f"{path}/detect", headers=mine)).status_code == 204
         assert (await second.get(f"{path}/file")).status_code == 409
 
 
@@ -67,7 +67,7 @@ async def test_a_link_lets_another_device_in(first: httpx.AsyncClient) -> None:
     async with browser() as second:
         body = {"secret": link.json()["secret"], "device": {"id": "phone"}}
         token = (await second.post("/api/v0/handoff", json=body)).json()["token"]
-        assert (await second.post(f"{path}/watch", headers=bearer(token))).status_code == 204
+        assert (await second.post(f"{path}/detect", headers=bearer(token))).status_code == 204
 
 
 @pytest.mark.parametrize("text", ["title: [", "[]", "{", "= 1"])

@@ -16,7 +16,7 @@ from reattach.runtime.reactions import Reaction, Reactions
 from reattach.runtime.registry import Registry
 from reattach.sessions import Commit
 from reattach.store.memory import MemoryStore
-from tests.runtime.rig import FaultyStore, HandClock, Node, Work, inc, settle
+from tests.runtime.rig import FaultyStore, Gate, HandClock, Node, Work, inc, settle
 
 Heard = list[tuple[str, int]]
 """By whom, and which version."""
@@ -137,7 +137,10 @@ async def test_a_node_that_dies_in_the_middle_keeps_others_waiting_for_its_lease
         await world.clock.pass_(10_000, step=500)
         assert world.heard == [("a", 1)]
         await world.clock.pass_(10_000, step=500)
-        assert world.heard == [("a", 1), ("b", 2), ("b", 3)]
+        # The first one may come again: whether it was dealt with had yet to be written.
+        assert world.heard[0] == ("a", 1)
+        assert world.heard[-2:] == [("b", 2), ("b", 3)]
+        assert world.heard[1:-2] in ([], [("b", 1)])
         assert world.most_busy == 1
 
 
@@ -240,6 +243,20 @@ async def test_what_stops_with_the_server_goes_on_at_once_elsewhere(world: World
     async with world.node("b"):
         await world.clock.pass_(1_500, step=500)
     assert world.heard == [("a", 1), ("b", 2)]
+
+
+async def test_a_node_that_stops_as_it_takes_hold_lets_go(world: World) -> None:
+    gate = Gate()
+    async with world.node("a") as node:
+        await node.sessions.create({"n": 0}, user_id="u", session_id="s")
+        node.store.next("lease_reaction", gate)
+        await write(node, 1)
+        await gate.reached.wait()
+        asyncio.get_running_loop().call_later(0.05, gate.open)
+    assert gate.passed.is_set()
+    async with world.node("b"):
+        await world.clock.pass_(1_500, step=500)
+    assert world.heard == [("b", 1)]
 
 
 async def test_many_sessions_are_worked_on_together_but_not_all(world: World) -> None:

@@ -121,10 +121,24 @@ class Reactions:
         if self._look is not None:
             self._begin()
 
+    async def _lease(self, session_id: str, name: str) -> int | None:
+        leasing = asyncio.ensure_future(
+            self._store.lease_reaction(session_id, name, self._owner, _LEASE_MS)
+        )
+        try:
+            return await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            # The node stops, and what was asked for is done all the same: others need not wait.
+            with contextlib.suppress(StoreError, OSError):
+                version = await leasing
+                if version is not None:
+                    await self._store.advance_reaction(session_id, name, self._owner, version, 0)
+            raise
+
     async def _work(self, key: _Key) -> None:
         session_id, name = key
         try:
-            version = await self._store.lease_reaction(session_id, name, self._owner, _LEASE_MS)
+            version = await self._lease(session_id, name)
             if version is not None:
                 reaction = self._all[name]
                 work = _Work(self._store, self._clock, self._owner, reaction, session_id)

@@ -8,7 +8,7 @@ import { newLines } from "./lines";
 import { Notes } from "./notes";
 import { Beckon, Notices } from "./notices";
 import { End, Question } from "./question";
-import { downloadAddress, type Place, watchDocument } from "./server";
+import { detectGaps, downloadAddress, type Place } from "./server";
 import {
   answerTo,
   type GapShown,
@@ -25,9 +25,7 @@ import { keepView, restoreView, type View } from "./view";
 
 /** For this long after the last key, another device does not lead this one to another question. */
 const TYPING_MS = 30_000;
-/** The server watches a document for a while after it was asked to; an open page asks again. */
-const WATCH_MS = 5 * 60_000;
-const WATCH_RETRY_MS = 2_000;
+const DETECT_RETRY_MS = 2_000;
 
 const SAID: Words = { ...WORDS, connection: { ...WORDS.connection, closed: "Offline" } };
 
@@ -35,7 +33,7 @@ export function DocumentPage({ place, startAnew }: { place: Place; startAnew: ()
   const { step, steps, gap, shared, goTo, onType } = useSteps();
   const name = useSession((state: Shown) => state.context.document_name);
   const format = useSession((state: Shown) => state.context.format);
-  useWatch(place);
+  useDetection(place);
   useEffect(() => {
     document.title = `${name} – gap resolution`;
   }, [name]);
@@ -182,19 +180,18 @@ function Elsewhere({ step, shared, goTo }: { step: number; shared: number; goTo:
   );
 }
 
-/** Has the server hold the answers against the schema, for as long as this page is open. */
-function useWatch(place: Place): void {
+/** Has the server look at what began without it; answers it looks at by itself. */
+function useDetection(place: Place): void {
   const online = useStatus().connection === "online";
   useEffect(() => {
     if (!online) return;
     let timer: ReturnType<typeof setTimeout> | undefined;
     let over = false;
-    // A server that has just been started watches nothing: each new connection asks.
-    const watch = async () => {
-      const done = await watchDocument(place);
-      if (!over) timer = setTimeout(watch, done ? WATCH_MS : WATCH_RETRY_MS);
+    const detect = async () => {
+      const done = await detectGaps(place);
+      if (!over && !done) timer = setTimeout(detect, DETECT_RETRY_MS);
     };
-    void watch();
+    void detect();
     return () => {
       over = true;
       clearTimeout(timer);

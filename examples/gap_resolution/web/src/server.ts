@@ -42,10 +42,10 @@ export async function addressForOthers(): Promise<Address> {
   return { address: null, reachable: false };
 }
 
-/** Asks the server to hold the document against its schema from now on; true when it does. */
-export async function watchDocument(place: Place): Promise<boolean> {
+/** Has the server hold the document against its schema; true when it did. */
+export async function detectGaps(place: Place): Promise<boolean> {
   try {
-    return (await ask(`${pathOf(place)}/watch`, { token: place.token })).ok;
+    return (await ask(`${pathOf(place)}/detect`, { token: place.token })).ok;
   } catch {
     return false;
   }

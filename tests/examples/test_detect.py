@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import httpx
 import pytest
 
 from examples.gap_resolution import app, gaps
-from examples.gap_resolution.watchers import Watchers
-from reattach import Reattach, Snapshot
+from examples.gap_resolution.detect import detect, follow
+from examples.gap_resolution.session import GapResolution
+from reattach import Commit, Reattach, Snapshot
 from reattach.errors import SessionNotFound
 from tests.support.waiting import until
 
@@ -19,12 +21,16 @@ URL = "http://127.0.0.1"
 
 @pytest.fixture
 async def reattach(tmp_path: Path) -> AsyncIterator[Reattach]:
-    async with Reattach(database=f"sqlite:///{tmp_path / 'reattach.db'}") as reattach:
+    made = Reattach(database=f"sqlite:///{tmp_path / 'reattach.db'}", schemas=[GapResolution])
+    follow(made)
+    async with made as reattach:
         yield reattach
 
 
 async def new_document(reattach: Reattach) -> str:
-    snapshot = await reattach.sessions.create(gaps.first_state(), user_id="local")
+    snapshot = await reattach.sessions.create(
+        gaps.first_state(), user_id="local", schema="GapResolution"
+    )
     return snapshot.session.session_id
 
 
@@ -46,9 +52,6 @@ async def resolved(reattach: Reattach, session_id: str, count: int) -> Snapshot:
 
 async def test_it_follows_answers_and_not_itself(reattach: Reattach) -> None:
     session_id = await new_document(reattach)
-    watchers = Watchers(reattach.sessions)
-    await watchers.watch(session_id)
-    await watchers.watch(session_id)
     version = await answer(reattach, session_id, "title", "Tidewatch")
     snapshot = await resolved(reattach, session_id, 1)
     assert "title: Tidewatch" in snapshot.state["context"]["document"]
@@ -57,33 +60,29 @@ async def test_it_follows_answers_and_not_itself(reattach: Reattach) -> None:
     # Had its own commit moved it, another one would stand between this answer and the last.
     assert await answer(reattach, session_id, "type", "software") == version + 2
     await resolved(reattach, session_id, 2)
-    await watchers.stop()
 
 
-async def test_whoever_comes_next_takes_in_what_was_answered_meanwhile(reattach: Reattach) -> None:
-    session_id = await new_document(reattach)
-    first = Watchers(reattach.sessions)
-    await first.watch(session_id)
-    await first.stop()
-    await answer(reattach, session_id, "title", "Tidewatch")
-    second = Watchers(reattach.sessions)
-    await second.watch(session_id)
-    await resolved(reattach, session_id, 1)
-    await second.stop()
+async def test_what_was_answered_while_nobody_looked_is_found(tmp_path: Path) -> None:
+    """An answer that a server took before it died is looked at by the next one."""
+    database = f"sqlite:///{tmp_path / 'reattach.db'}"
+    blind = Reattach(database=database, schemas=[GapResolution])
+    blind.on_commit(schema=GapResolution, name="gaps")(hang)
+    async with blind:
+        session_id = await new_document(blind)
+        await answer(blind, session_id, "title", "Tidewatch")
+    seeing = Reattach(database=database, schemas=[GapResolution])
+    follow(seeing)
+    async with seeing:
+        await resolved(seeing, session_id, 1)
 
 
-async def test_it_watches_nothing_that_is_not_there(reattach: Reattach) -> None:
-    watchers = Watchers(reattach.sessions)
+async def hang(_: str, __: Commit) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_it_detects_nothing_in_what_is_not_there(reattach: Reattach) -> None:
     with pytest.raises(SessionNotFound):
-        await watchers.watch("no-such-document")
-
-
-async def test_it_ends_with_an_erased_session(reattach: Reattach) -> None:
-    session_id = await new_document(reattach)
-    watchers = Watchers(reattach.sessions)
-    await watchers.watch(session_id)
-    await reattach.sessions.erase(session_id)
-    await until(lambda: not watchers._tasks, within=5, what="the watcher to end")
+        await detect(reattach.sessions, "no-such-document")
 
 
 async def test_the_routes_of_the_example(tmp_path: Path) -> None:
@@ -99,8 +98,8 @@ async def test_the_routes_of_the_example(tmp_path: Path) -> None:
         early = await client.get(f"{path}/file")
         assert (early.status_code, early.json()["code"]) == (409, "not_yet_valid")
         token = {"Authorization": f"Bearer {made.json()['token']}"}
-        assert (await client.post(f"{path}/watch", headers=token)).status_code == 204
-        assert (await client.post("/documents/none/watch", headers=token)).status_code == 404
+        assert (await client.post(f"{path}/detect", headers=token)).status_code == 204
+        assert (await client.post("/documents/none/detect", headers=token)).status_code == 404
 
         snapshot = await app.reattach.sessions.create({}, user_id="somebody else")
         other = f"/documents/{snapshot.session.session_id}/file"
