@@ -257,6 +257,28 @@ def test_a_put_back_write_survives_the_ancestors_author() -> None:
     assert rig.conflicts("c", put("/o/x", 6), base=1, at=95) == []
 
 
+@pytest.mark.parametrize("kind", ["sum", "text"])
+def test_what_one_adds_to_a_part_of_what_another_wrote_whole_is_not_ones_own(kind: str) -> None:
+    """Rules M2, M14: the value that its author never saw would be gone without a record."""
+    start, whole, adds, merged, then = {
+        "sum": (0, 7, inc("/o/x", 1), 8, 5),
+        "text": ("a", "ab", splice("/o/x", 1, 0, "c"), "abc", "d"),
+    }[kind]
+    for last, path, kept, lost in (
+        (put("/o/x", then), "/o/x", then, merged),
+        (unset("/o/x"), "/o/x", None, merged),
+        (unset("/o"), "/o", None, {"x": merged}),
+        (put("", {"o": {"x": then}}), "/o", {"x": then}, {"x": merged}),
+    ):
+        rig = Rig({"o": {"x": ""}})
+        rig.change("a", put("/o/x", start), base=0, at=10)
+        rig.change("a", put("/o", {"x": whole}), base=0, at=10)
+        rig.change("b", adds, base=1, at=20)
+        assert rig.state == {"o": {"x": merged}}
+        rig.session = rig.reload()
+        assert rig.conflicts("b", last, base=1, at=30) == [(path, kept, lost)]
+
+
 def test_elements_are_put_back_into_a_list() -> None:
     """Rules P2, P3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})

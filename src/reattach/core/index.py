@@ -79,6 +79,13 @@ class Node:
         """Take back a `record`."""
         self.last, self.other, self.newest = last, other, newest
 
+    def written_beside(self, client: str | None) -> Write | None:
+        """Return the write that somebody else had their part in this path's value by, if any."""
+        write = self.last
+        if write is not None and write.client == client and client is not None:
+            write = self.other if write.kind in _ADDING else None
+        return write
+
     def opponent(self, client: str | None, base: int) -> Write | None:
         """Return the standing write that a replacing write by ``client`` competes with, if any.
 
@@ -91,6 +98,12 @@ class Node:
                 # What stands is not theirs alone: the author has added to it.
                 write = msgspec.structs.replace(write, kind=Kind.MERGED)
         return write if write is not None and write.version > base else None
+
+
+def _newer(one: Node, other: Node) -> bool:
+    """Whether the newest write of one path is newer than that of another, if that has any."""
+    assert one.last is not None
+    return other.last is None or one.last.order > other.last.order
 
 
 class Index:
@@ -107,11 +120,14 @@ class Index:
         """Enter a write; one that replaces forgets what lies below it.
 
         One that only adds keeps the later ``at`` of itself and what it adds to, and the write by
-        somebody else that it adds to: ``under``, or else the newest one of this path.
+        somebody else that it adds to: ``under``, or else the newest one at or above this path.
         """
         node = self.root
+        above: Node | None = None
         order = write.order
         for token in path:
+            if node.last is not None and (above is None or _newer(node, above)):
+                above = node
             if node.newest < order:
                 undo.append((node.restore, (node.last, node.other, node.newest)))
                 node.newest = order
@@ -127,6 +143,10 @@ class Index:
         last = node.last
         undo.append((node.restore, (last, node.other, node.newest)))
         if write.kind in COMMUTING:
+            # One that a merge put back did not add to what it was put back over.
+            fresh = write.version == order
+            if under is None and fresh and above is not None and _newer(above, node):
+                under = above.written_beside(write.client)
             if under is None and last is not None:
                 if last.client != write.client or write.client is None:
                     under = last
@@ -301,8 +321,10 @@ class Index:
             last = _unpack(packed[:5], clients)
             index.record(path, last, undo)
             node = index.find(path)
-            if len(packed) > 5 and node is not None:
-                node.other = _unpack(packed[5:], clients)
+            assert node is not None
+            # As it was: what lies above may be newer.
+            node.last = last
+            node.other = _unpack(packed[5:], clients) if len(packed) > 5 else None
             undo.clear()
         return index
 

@@ -181,7 +181,7 @@ class Merge:
         elif self.fields.at(path) in MERGING and self._merge_alone(path, place, value):
             return
         self.drafts.wrote(path, value, current)
-        below = self._below(path)
+        below = self._below(path, met)
         if current is ABSENT and type(place.container) is list:
             items = place.container
             document.insert(items, len(items), value, place.pointer)
@@ -221,7 +221,7 @@ class Merge:
                 return
             if not self._compete(path, policy, opponent, current, ABSENT):
                 return
-        below = self._below(path)
+        below = self._below(path, met)
         self.document.remove(place)
         self.record(path, Kind.UNSET)
         for one in below:
@@ -597,27 +597,34 @@ class Merge:
         stands = current if path == ground else ABSENT
         self._lose(path, Policy.LATEST, taker, stands, value, adds=adds)
 
-    def _below(self, path: Path) -> Sequence[_Below]:
-        """Find the concurrent writes below a path, parents first, with what stands there."""
+    def _below(self, path: Path, met: tuple[Write, int] | None = None) -> Sequence[_Below]:
+        """Find the concurrent writes below a path, parents first, with what stands there; without
+        what came with ``met``, the opponent at or above the path.
+        """
         node = self.index.find(path)
         base = self.author.base
         if node is None or not node.children or node.newest <= base:
             return ()
+        order = -1 if met is None else met[0].order
         return [
             _Below(at, found, write, *self._standing(at))
-            for at, found, write in self._concurrent(path, node)
+            for at, found, write in self._concurrent(path, node, order)
         ]
 
-    def _concurrent(self, path: Path, node: Node) -> Iterator[tuple[Path, Node, Write]]:
+    def _concurrent(self, path: Path, node: Node, above: int) -> Iterator[tuple[Path, Node, Write]]:
+        """``above`` is the order of the write that ``node`` is looked at for already: what the
+        author added to a part of that competes with it there.
+        """
         author = self.author
         for token, child in (node.children or {}).items():
             if child.newest <= author.base:
                 continue
             at = (*path, token)
             write = child.opponent(author.client, author.base)
-            if write is not None:
+            if write is not None and write.order != above:
                 yield at, child, write
-            yield from self._concurrent(at, child)
+            order = above if write is None else write.order
+            yield from self._concurrent(at, child, order)
 
     def _standing(self, path: Path) -> tuple[Any, bool]:
         if path[-1] == ANONYMOUS:
