@@ -279,6 +279,17 @@ def test_what_one_adds_to_a_part_of_what_another_wrote_whole_is_not_ones_own(kin
         assert rig.conflicts("b", last, base=1, at=30) == [(path, kept, lost)]
 
 
+def test_what_one_adds_to_what_a_merge_puts_back_is_not_ones_own_either() -> None:
+    """Rules M2, M6, M14."""
+    for at, stands in ((60, [("/o/n", 8, 5)]), (95, [("/o/n", 5, 8)])):
+        rig = Rig({"o": {}})
+        rig.change("a", put("/o", {"n": 7}), base=0, at=90)
+        rig.change("b", inc("/o/n", 1), base=0, at=20)
+        assert rig.conflicts("b", put("", {"o": {}}), base=0, at=50) == [("/o", {"n": 8}, {})]
+        rig.session = rig.reload()
+        assert rig.conflicts("b", put("/o/n", 5), base=0, at=at) == stands
+
+
 def test_elements_are_put_back_into_a_list() -> None:
     """Rules P2, P3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})

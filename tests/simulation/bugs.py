@@ -25,13 +25,12 @@ from reattach.core.merge import Merge
 from reattach.core.room import Room
 from reattach.core.session import Session
 from reattach.core.text import Edit, carry
-from reattach.core.texts import History
 from reattach.runtime.committer import Committer, Member
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
 from reattach.store.base import Append, Outcome
 
-__all__ = ["BUGS", "RARE", "SEEDS", "Bug"]
+__all__ = ["BUGS", "SEEDS", "Bug"]
 
 Bug = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Bug] = {}
@@ -280,6 +279,12 @@ def ones_own_standing_write_is_an_opponent(patch: pytest.MonkeyPatch) -> None:
 
 
 @bug
+def what_one_adds_to_a_part_of_what_another_wrote_is_ones_own(patch: pytest.MonkeyPatch) -> None:
+    """M2: who replaces it later drops what they never saw."""
+    patch.setattr(Node, "written_beside", lambda *_: None)
+
+
+@bug
 def conflicts_are_told_and_not_kept(patch: pytest.MonkeyPatch) -> None:
     """M14: the record is in the frame, and in no table."""
     cut = Room.cut
@@ -329,18 +334,6 @@ def a_splice_is_not_carried_at_all(patch: pytest.MonkeyPatch) -> None:
 def what_a_resolve_makes_of_a_text_was_seen_by_its_author(patch: pytest.MonkeyPatch) -> None:
     """TX5: the positions of what was typed meanwhile mean another text."""
     patch.setattr(drafts.Drafts, "unseen", lambda _: None)
-
-
-@bug
-def a_change_numbered_anew_was_made_over_the_new_history(patch: pytest.MonkeyPatch) -> None:
-    """E2: its author had seen less than the text that its earlier changes were carried to."""
-    patch.setattr(History, "_had_seen_more", lambda *_: False)
-
-
-@bug
-def ones_own_writes_over_what_a_merge_put_back_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """M2: they are taken for the other's, and his own value is lost."""
-    patch.setattr(Merge, "_own_below", lambda *_: None)
 
 
 @bug
@@ -476,10 +469,3 @@ SEEDS: dict[str, int] = {
     "a clock that is set back makes a dead line look fresh": 1030,
 }
 """A seed that catches each bug."""
-
-RARE = {
-    "a change numbered anew was made over the new history",
-    "a new client stays new when its first batch is lost",
-    "ones own writes over what a merge put back are forgotten",
-}
-"""Bugs that need so much to happen together that only a long run catches them."""

@@ -694,13 +694,16 @@ class Merge:
             at = (*path, token)
             write = child.last
             if write is not None and write.client == self.author.client is not None:
-                self._enter_again(at, write)
+                self._enter_again(at, write, child.other)
             self._own_below(at, child)
 
-    def _enter_again(self, path: Path, write: Write) -> None:
-        self.writes.append([write.kind, join(path), [write.version, write.client, write.at]])
+    def _enter_again(self, path: Path, write: Write, under: Write | None = None) -> None:
+        row: list[Any] = [write.kind, join(path), [write.version, write.client, write.at]]
+        if under is not None:
+            row.append(_row(under))
+        self.writes.append(row)
         again = msgspec.structs.replace(write, order=self.version)
-        self.index.record(path, again, self.document.undo)
+        self.index.record(path, again, self.document.undo, under=under)
 
     # Schemas
 
@@ -746,7 +749,7 @@ class Merge:
         author = self.author
         row: list[Any] = [kind, join(path)]
         if under is not None:
-            row += [None, [under.version, under.client, under.at, under.kind, under.order]]
+            row += [None, _row(under)]
         self.writes.append(row)
         write = Write(self.version, author.client, author.at, kind, self.version)
         self.index.record(path, write, self.document.undo, under=under)
@@ -797,6 +800,10 @@ def replay(
             entry = Write(own[0], own[1], own[2], kind, write.version)
         index.record(parse(pointer), entry, undo, under=Write(*under) if under else None)
         undo.clear()
+
+
+def _row(write: Write) -> list[Any]:
+    return [write.version, write.client, write.at, write.kind, write.order]
 
 
 def _theirs(value: Any, write: Write) -> Side:

@@ -78,13 +78,20 @@ def tell(seed: int) -> Story:
     end = now
     for kind in chance.choices(KINDS, k=FAULTS + chance.randrange(6)):
         add(chance.uniform(300, end), kind, chance.randrange(DEVICES))
+    if chance.random() < 0.3:
+        # What a client's first batch meets, in which the database hears of it.
+        add(chance.uniform(0, 120), chance.choice(DATABASE_FAULTS[:4]))
     # One disaster in a story: of two at once, no protocol could tell what is whose.
     disaster = chance.random()
     at = chance.uniform(200, end * 0.8)
     if disaster < 0.35:
         steps = [step for step in steps if step.kind != "disk fails"]
         add(at, "backup")
-        add(chance.uniform(at + 10, end), "backup restored", chance.randrange(2))
+        back = chance.uniform(at + 10, end)
+        add(back, "backup restored", chance.randrange(2))
+        if chance.random() < 0.5:
+            # Somebody has work that the lost history never knew.
+            add(max(at, back - chance.uniform(100, 4_000)), "offline", chance.randrange(DEVICES))
     elif disaster < 0.4:
         add(chance.uniform(end * 0.8, end), "session ended", chance.randrange(DEVICES))
     elif disaster < 0.7:

@@ -94,6 +94,14 @@ class User:
             ]
         return [{"op": "set", "path": "/form/group", "value": {"x": word(), "y": word()}}]
 
+    def whole(self, shown: dict[str, Any]) -> list[Op]:
+        """Set what is around a text or around sums."""
+        del shown
+        if self.chance.random() < 0.5:
+            return [{"op": "set", "path": "/notes", "value": {"first": self.marks.characters(3)}}]
+        counters = {self.device: self.chance.randrange(9), "all": 0}
+        return [{"op": "set", "path": "/counters", "value": counters}]
+
     def everything(self, shown: dict[str, Any]) -> list[Op]:
         """Set the whole state, with one value of it another one."""
         return [{"op": "set", "path": "", "value": shown | {"title": self.marks.word()}}]
@@ -237,6 +245,7 @@ _ALONE: tuple[Habit, ...] = (
     User.type,
     User.policies,
     User.rewrite,
+    User.whole,
     User.everything,
     User.careful,
     User.too_much,
@@ -248,8 +257,8 @@ _RARE: list[tuple[Habit, float]] = [(User.careful, 2), (User.too_much, 0.7), (Us
 _PROFILES: dict[str, list[tuple[Habit, float]]] = {
     "form": [(User.field, 50), (User.clear, 10), (User.group, 8), (User.everything, 2), *_RARE],
     "list": [(User.add, 30), (User.element, 50), (User.loose, 10), *_RARE],
-    "text": [(User.type, 60), (User.rewrite, 4), *_RARE],
-    "count": [(User.count, 50), (User.field, 20), (User.policies, 20), *_RARE],
+    "text": [(User.type, 60), (User.rewrite, 4), (User.whole, 2), *_RARE],
+    "count": [(User.count, 50), (User.whole, 4), (User.field, 20), (User.policies, 20), *_RARE],
     "policies": [(User.policies, 70), (User.type, 10), (User.everything, 1), *_RARE],
     "all": [
         (User.field, 20),
@@ -262,6 +271,7 @@ _PROFILES: dict[str, list[tuple[Habit, float]]] = {
         (User.count, 12),
         (User.type, 20),
         (User.rewrite, 2),
+        (User.whole, 2),
         (User.policies, 12),
         *_RARE,
     ],

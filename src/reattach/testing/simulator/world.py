@@ -267,8 +267,12 @@ class World:
 
     def _jump_device(self, step: Step, chance: Random) -> None:
         if step.who != GOES_BACK:
-            jump = chance.choice([-86_400_000, -4_000, 7_000, 3_600_000])
-            self.devices[step.who].offset += jump
+            device = self.devices[step.who]
+            if chance.random() < 0.3 and device.link is not None:
+                # It slept: the line is dead, and nobody has told it.
+                self._meet("line dead after sleep")
+                device.link.cut(None, chance.choice([0.01, 2.0]))
+            device.offset += chance.choice([-86_400_000, -4_000, 7_000, 3_600_000])
             self._meet("device clock jumps")
 
     # The network
@@ -392,8 +396,10 @@ class World:
 
     def _back_up(self, step: Step, chance: Random) -> None:
         del step, chance
-        self.database.back_up()
-        self.witness.back_up()
+        if self.witness.truth.epoch:
+            # Without the session there is nothing to go on with.
+            self.database.back_up()
+            self.witness.back_up()
 
     def _restore(self, step: Step, chance: Random) -> None:
         """The database is lost and its backup put back, with all nodes down meanwhile."""
