@@ -68,6 +68,8 @@ class Device:
         self.disk_failed = False
         """Whether a transaction on its disk ever failed."""
         self.has_copy = False
+        self.looked_at_until = 0.0
+        """Until then (s), its user changes nothing."""
         self.life = 0
         """+1 with each start and end."""
         self._world = world

@@ -78,9 +78,9 @@ def tell(seed: int) -> Story:
     end = now
     for kind in chance.choices(KINDS, k=FAULTS + chance.randrange(6)):
         add(chance.uniform(300, end), kind, chance.randrange(DEVICES))
-    if chance.random() < 0.3:
-        # What a client's first batch meets, in which the database hears of it.
-        add(chance.uniform(0, 120), chance.choice(DATABASE_FAULTS[:4]))
+    if chance.random() < 0.4:
+        # A client's first batch, in which the database hears of it, is there and nobody knows.
+        add(chance.uniform(0, 120), chance.choice(["transaction after", "transaction lost"]))
     # One disaster in a story: of two at once, no protocol could tell what is whose.
     disaster = chance.random()
     at = chance.uniform(200, end * 0.8)

@@ -31,6 +31,7 @@ EXPECTED = (
     "line stalls",
     "late close",
     "line superseded",
+    "line dead after sleep",
     "offline",
     # nodes
     "node killed",

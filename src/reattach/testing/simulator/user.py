@@ -96,9 +96,11 @@ class User:
 
     def whole(self, shown: dict[str, Any]) -> list[Op]:
         """Set what is around a text or around sums."""
-        del shown
-        if self.chance.random() < 0.5:
-            return [{"op": "set", "path": "/notes", "value": {"first": self.marks.characters(3)}}]
+        if self.chance.random() < 0.6:
+            notes = shown.get("notes")
+            text = notes.get("first", "") if isinstance(notes, dict) else ""
+            first = self._put_in(text if isinstance(text, str) else "")
+            return [{"op": "set", "path": "/notes", "value": {"first": first}}]
         counters = {self.device: self.chance.randrange(9), "all": 0}
         return [{"op": "set", "path": "/counters", "value": counters}]
 
@@ -201,9 +203,7 @@ class User:
                 value.append(word())
         elif what == "memo":
             stands = shown.get("memo", "")
-            text = stands if isinstance(stands, str) else ""
-            at = chance.randint(0, len(text))
-            value = text[:at] + self.marks.characters(2) + text[at:]
+            value = self._put_in(stands if isinstance(stands, str) else "")
         return [{"op": "set", "path": f"/{what}", "value": value}]
 
     def careful(self, shown: dict[str, Any]) -> list[Op]:
@@ -225,6 +225,11 @@ class User:
         """Change nothing."""
         del shown
         return []
+
+    def _put_in(self, text: str) -> str:
+        """Return a text with something put in."""
+        at = self.chance.randint(0, len(text))
+        return text[:at] + self.marks.characters(2) + text[at:]
 
     def _resolve(self, conflict: dict[str, Any]) -> Op:
         text = conflict["path"] in {"/text", "/memo", "/notes/first"}
@@ -258,6 +263,13 @@ _PROFILES: dict[str, list[tuple[Habit, float]]] = {
     "form": [(User.field, 50), (User.clear, 10), (User.group, 8), (User.everything, 2), *_RARE],
     "list": [(User.add, 30), (User.element, 50), (User.loose, 10), *_RARE],
     "text": [(User.type, 60), (User.rewrite, 4), (User.whole, 2), *_RARE],
+    "wholes": [
+        (User.type, 30),
+        (User.rewrite, 16),
+        (User.whole, 20),
+        (User.everything, 2),
+        *_RARE,
+    ],
     "count": [(User.count, 50), (User.whole, 4), (User.field, 20), (User.policies, 20), *_RARE],
     "policies": [(User.policies, 70), (User.type, 10), (User.everything, 1), *_RARE],
     "all": [

@@ -182,7 +182,7 @@ class World:
 
     def _change(self, step: Step, chance: Random) -> None:
         device = self.devices[step.who]
-        if not device.running:
+        if not device.running or self._loop.time() < device.looked_at_until:
             return
         look = device.peer.look()
         if look.shown is None:
@@ -268,10 +268,11 @@ class World:
     def _jump_device(self, step: Step, chance: Random) -> None:
         if step.who != GOES_BACK:
             device = self.devices[step.who]
-            if chance.random() < 0.3 and device.link is not None:
-                # It slept: the line is dead, and nobody has told it.
+            if chance.random() < 0.4 and device.link is not None:
+                # It slept: the line is dead, nobody has told it, and its user only looks at first.
                 self._meet("line dead after sleep")
                 device.link.cut(None, chance.choice([0.01, 2.0]))
+                device.looked_at_until = self._loop.time() + chance.uniform(2.0, 12.0)
             device.offset += chance.choice([-86_400_000, -4_000, 7_000, 3_600_000])
             self._meet("device clock jumps")
 
