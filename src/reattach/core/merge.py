@@ -621,10 +621,9 @@ class Merge:
                 continue
             at = (*path, token)
             write = child.opponent(author.client, author.base)
-            if write is not None and write.order != above:
+            if write is not None and (write.order != above or child.last is write):
                 yield at, child, write
-            order = above if write is None else write.order
-            yield from self._concurrent(at, child, order)
+            yield from self._concurrent(at, child, above if write is None else write.order)
 
     def _standing(self, path: Path) -> tuple[Any, bool]:
         if path[-1] == ANONYMOUS:
