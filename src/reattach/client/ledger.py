@@ -23,6 +23,9 @@ from reattach.wire import encode
 
 __all__ = ["Ledger"]
 
+_NOTHING: Final = "nothing-"
+"""The ``ref`` of an empty change that takes the number of a bad one begins with this."""
+
 SNAPSHOT_FLOOR: Final = 16_384
 """A snapshot is written anew when the commits after it weigh more, and at least this much."""
 
@@ -393,8 +396,8 @@ class Ledger:
         self.replica.remove(pending)
         self._drop(pending)
         error = {key: refusal[key] for key in ("code", "message", "path") if refusal.get(key)}
-        # The empty change that took the number of a bad one has nothing to keep.
-        if pending.change["ops"]:
+        # What took the number of a bad one is nobody's change.
+        if not pending.ref.startswith(_NOTHING):
             self.keep_rejected(pending.ref, {"ref": pending.ref, "change": pending.change, **error})
         self._emit(Decided(pending.ref, error))
         self._emit(Event("changeRejected", {"ref": pending.ref, **error}))
@@ -402,7 +405,7 @@ class Ledger:
     def replace_by_nothing(self, first: Pending, code: str, message: str) -> None:
         """Refuse the first change without the server's word, and send nothing under its number."""
         self.refuse(first, {"code": code, "message": message})
-        nothing = Pending(self._new_id(), {**first.change, "ops": []}, ())
+        nothing = Pending(f"{_NOTHING}{self._new_id()}", {**first.change, "ops": []}, ())
         self.replica.put_first(nothing)
         self._dirty.puts[first.change["seq"]] = nothing
 

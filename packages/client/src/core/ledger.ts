@@ -25,6 +25,9 @@ import type { Commit, Conflict, Operation } from "./wire.js";
 /** A snapshot is written anew when the commits after it weigh more, and at least this much. */
 const SNAPSHOT_FLOOR = 16_384;
 
+/** The `ref` of an empty change that takes the number of a bad one begins with this. */
+const NOTHING = "nothing-";
+
 /** What the store does not hold yet. */
 interface Dirty {
   all: boolean;
@@ -455,8 +458,8 @@ export class Ledger {
     const { ref, change } = pending;
     this.replica.withdraw(ref);
     this.#dirty.drops.push(pending);
-    // The empty change that took the number of a bad one has nothing to keep.
-    if (change.ops.length > 0) {
+    // What took the number of a bad one is nobody's change.
+    if (!ref.startsWith(NOTHING)) {
       this.setRejected(ref, freeze({ ref, change, code, message, ...(path ? { path } : {}) }));
     }
     this.#emit({ type: "decided", ref, error: { code, message } });
@@ -470,7 +473,7 @@ export class Ledger {
   replaceByNothing(first: Pending, code: string, message: string): void {
     this.refuse(first, code, message);
     this.replica.pending.unshift({
-      ref: this.#newId(),
+      ref: `${NOTHING}${this.#newId()}`,
       change: Object.freeze({ ...first.change, ops: Object.freeze([]) }),
       view: [],
       stored: false,
