@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from reattach.bus.redis import RedisBus
+from reattach.bus.redis_snapshots import RedisSnapshots
+from reattach.bus.snapshots import Snapshot
 from reattach.errors import BadSetting
+from reattach.store.base import SavedState
 from reattach.store.memory import MemoryStore
 from reattach.testing.bus import BusSuite, Ear, MakeBus, note
 from tests.bus.nodes import node_on
 from tests.runtime.rig import LineClient, Node, inc
+from tests.support.paths import ROOT
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import until
 
@@ -290,3 +295,38 @@ def test_a_url_that_is_none_is_refused_without_being_told(url: str) -> None:
         RedisBus(url)
     assert "redis://host:6379/0" in refused.value.message
     assert "s3c" not in refused.value.message
+
+
+async def test_a_user_of_docs_scaling_may_do_all_that_is_needed(valkey: ValkeyServer) -> None:
+    """Its list of commands is read from the page."""
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    (said,) = re.findall(
+        r"needs the channels `(\S+)`, the keys `(\S+)` and the commands ([^.]+)\.", page
+    )
+    channels, keys, commands = said
+    rights = [f"+{command}" for command in re.findall(r"`(\S+)`", commands)]
+    rules = ["on", ">pass", "resetchannels", f"&{channels}", f"~{keys}", "-@all", *rights]
+    await valkey.call("ACL", "SETUSER", "app", *rules)
+    url = valkey.url.replace("redis://", "redis://app:pass@")
+    mouth, hearing, snapshots = RedisBus(url), RedisBus(url), RedisSnapshots(url)
+    for one in (mouth, hearing, snapshots):
+        await one.open("database")
+    ear = Ear(hearing)
+    await ear.watch("s", mouth)
+    mouth.publish(note("s"))
+    await ear.hears(note("s"))
+    hearing.unwatch("s")
+    held = Snapshot(
+        session_id="s",
+        epoch="e",
+        proof=b"",
+        saved=SavedState(version=1, state=b"{}", index=b""),
+        conflicts=[],
+        log_bytes=0,
+    )
+    snapshots.put(held)
+    await asyncio.wait_for(snapshots._all_stored.wait(), 5)
+    assert await snapshots.get("s") == [held]
+    assert mouth.counts.outages == hearing.counts.outages == 0
+    for one in (mouth, hearing, snapshots):
+        await one.close()

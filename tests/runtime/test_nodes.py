@@ -210,7 +210,7 @@ async def test_lists_that_were_lost_are_told_again(nodes: tuple[Node, Node], bus
     await later(nodes, 1_500)
     assert online(watcher) == {"device-of-watcher": True, "device-of-c": True}
     assert older.closes == newer.closes == []
-    await later(nodes, 12_000)
+    await later(nodes, 62_000)
     everybody = {"device-of-watcher": True, "device-of-c": True, "device-of-far": True}
     assert online(watcher) == everybody
     assert [code for code, _ in older.closes] == [4409]

@@ -35,6 +35,11 @@ class Elsewhere:
         """Whether anybody is connected there."""
         return any(seats for _, seats in self._lists.values())
 
+    @property
+    def shared(self) -> bool:
+        """Whether another node is known to have the session open, or to have had it."""
+        return bool(self._lists)
+
     def hear(self, node: str, number: int, seats: Sequence[Seat]) -> bool:
         """Take in a node's list; False where a newer one came before."""
         if number <= self._lists.get(node, (-1, ()))[0]:

@@ -80,7 +80,9 @@ _BEAT_MS = 2_000
 _LEASE_MS = 7_000
 """How long a node counts as living after its last sign of life."""
 _ANNOUNCE_MS = 10_000
-"""How often it is told again who is connected to a session, where other nodes are known."""
+"""How often it is told again who is connected to a session that other nodes have open, too."""
+_ANNOUNCE_ALONE_MS = 60_000
+"""How often where none is known to have: most sessions are open on one node."""
 _HANDSHAKE_MS = 2
 """What the return of one connection may cost a node that is to take many: two cores' worth is the
 spread, because another node's clients come as well."""
@@ -1124,8 +1126,9 @@ class Registry:
             for host in list(self.hosts.values()):
                 host.tick()
                 since = self.clock.monotonic() - host.announced_at
-                if self._nodes and since >= _ANNOUNCE_MS:
-                    host.announce()
+                shared = host.room.elsewhere.shared
+                if self._nodes and since >= (_ANNOUNCE_MS if shared else _ANNOUNCE_ALONE_MS):
+                    host.announce(asks=not shared)
                 if host.idle and self.clock.monotonic() - host.used_at >= self._idle_ms:
                     self._hold(host)
                     self.forget(host)
