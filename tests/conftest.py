@@ -24,6 +24,7 @@ hypothesis.settings.register_profile("reattach", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("reattach")
 
 Serve = Callable[..., Awaitable[ServerProcess]]
+BehindFile = Callable[[Path], Database]
 
 # What a failed test wants to tell: a title and a text.
 Witnesses = list[tuple[str, Callable[[], str]]]
@@ -99,8 +100,8 @@ def in_process(files: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.fixture
-def behind(files: Postgres | None) -> Callable[[Path], Database]:
-    """Gives the database of a server at a path, to look at or to change behind its back."""
+def behind_file(files: Postgres | None) -> BehindFile:
+    """Gives the database of a server in this process, by its file: see `database.behind`."""
     return lambda path: (
         SQLiteDatabase(path) if files is None else PostgresDatabase(files.url_for(path))
     )

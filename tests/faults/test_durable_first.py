@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.support.database import behind
 from tests.support.server import ServerProcess
 from tests.support.waiting import until
 from tests.support.wire_client import Frame, WireClient
@@ -25,15 +24,10 @@ HELD = 0.7
 
 
 @asynccontextmanager
-async def write_lock(database: Path) -> AsyncIterator[None]:
+async def write_lock(server: ServerProcess) -> AsyncIterator[None]:
     """Holds the database's write lock, as another program does in a long transaction."""
-    db = sqlite3.connect(database, isolation_level=None, timeout=5)
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with behind(server).write_lock():
         yield
-        db.execute("ROLLBACK")
-    finally:
-        db.close()
 
 
 class Events:
@@ -76,7 +70,7 @@ async def test_nothing_of_a_commit_is_shown_before_it_is_durable(serve: Serve) -
         reading = [group.create_task(early.follow(server, "s"))]
         await until(lambda: early.versions() == [1], within=10, what="the first event")
 
-        async with write_lock(server.database):
+        async with write_lock(server):
             await a.change({"op": "inc", "path": "/n", "by": 1})
             await a.change({"op": "set", "path": "/no/such/parent", "value": 1})
             # Frames are taken in order: with the echo the server has the changes, too.
@@ -125,7 +119,7 @@ async def test_a_lock_that_outlasts_the_servers_patience_loses_nothing(serve: Se
         WireClient(server.ws_url, "s", "a", create={"n": 0}) as a,
         WireClient(server.ws_url, "s", "b") as b,
     ):
-        async with write_lock(server.database):
+        async with write_lock(server):
             for _ in range(3):
                 await a.change({"op": "inc", "path": "/n", "by": 1})
                 await b.change({"op": "inc", "path": "/n", "by": 10})

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 
 import pytest
 
 from tests.conftest import Serve
 from tests.faults.test_durable_first import write_lock
-from tests.support.server import ServerProcess
+from tests.support.database import behind
 from tests.support.wire_client import Frame, WireClient, all_settled
 
 pytestmark = pytest.mark.faults
-
-
-def execute(server: ServerProcess, *statements: str) -> None:
-    """Does something to the database behind the server's back."""
-    with closing(sqlite3.connect(server.database, timeout=10)) as db, db:
-        for statement in statements:
-            db.execute(statement)
-
-
-POISON = """
-CREATE TRIGGER poison BEFORE INSERT ON commits WHEN instr(NEW.body, 'poisoned')
-BEGIN SELECT RAISE(ABORT, 'poisoned'); END
-"""
 
 
 def inc() -> Frame:
@@ -47,9 +32,9 @@ async def test_one_poisoned_change_fails_alone(serve: Serve) -> None:
     ]
     for client in clients:
         await client.connect()
-    execute(server, POISON)
+    behind(server).trap("commits", "body", "poisoned")
     victim = clients[0]
-    async with write_lock(server.database):
+    async with write_lock(server):
         # The first change's transaction waits for the lock: the others gather to one batch.
         await clients[-1].change(inc())
         await clients[-1].echo()
@@ -91,7 +76,7 @@ async def test_many_poisoned_changes_among_sound_ones(serve: Serve) -> None:
         WireClient(server.ws_url, "s", "a", create={"n": 0}) as a,
         WireClient(server.ws_url, "s", "b") as b,
     ):
-        execute(server, POISON)
+        behind(server).trap("commits", "body", "poisoned")
         for number in range(20):
             for client in (a, b):
                 await client.change(inc(), *([poison()] if number % 3 == 0 else []))
@@ -114,11 +99,7 @@ async def test_a_database_that_refuses_its_bookkeeping_still_takes_changes(serve
         await a.change(inc())
         await a.settled()
         for table in ("session_activity_log", "session_devices", "clients"):
-            execute(
-                server,
-                f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN NEW.session_id = 's'"
-                " BEGIN SELECT RAISE(ABORT, 'no'); END",
-            )
+            behind(server).trap(table, "session_id", "s")
         twin = WireClient(server.ws_url, "s", "c")
         await twin.connect()
         await b.change(inc())

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sqlite3
-from contextlib import closing
 
 import pytest
 
 from tests.conftest import Serve, Witnesses
+from tests.support.database import behind
 from tests.support.load import Worker, acknowledged, check
 from tests.support.server import ServerProcess
 from tests.support.wire_client import all_settled
@@ -68,8 +67,8 @@ async def test_twenty_kills_under_the_load_of_forty_clients(
 
 
 def committed(server: ServerProcess, session_id: str) -> list[tuple[int, str, int]]:
-    with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        return db.execute(
-            "SELECT version, client_id, seq FROM commits WHERE session_id = ? ORDER BY version",
-            (session_id,),
-        ).fetchall()
+    rows = behind(server).rows(
+        "SELECT version, client_id, seq FROM commits WHERE session_id = ? ORDER BY version",
+        session_id,
+    )
+    return [(version, client_id, seq) for version, client_id, seq in rows]

@@ -71,7 +71,7 @@ async def test_sigterm_while_the_batch_waits_for_the_database(serve: Serve) -> N
     """It is written while the server stops, and found by the client that comes back."""
     server = await serve(app=None)
     async with WireClient(server.ws_url, "s", "a", create={"n": 0}) as client:
-        async with write_lock(server.database):
+        async with write_lock(server):
             await client.change({"op": "inc", "path": "/n", "by": 1})
             await client.echo()
             stopping = asyncio.create_task(server.stop(within=5))
@@ -87,7 +87,7 @@ async def test_sigterm_while_the_batch_waits_for_the_database(serve: Serve) -> N
 async def test_sigterm_while_the_database_never_answers(serve: Serve) -> None:
     server = await serve(app=None)
     async with WireClient(server.ws_url, "s", "a", create={"n": 0}) as client:
-        async with write_lock(server.database):
+        async with write_lock(server):
             await client.change({"op": "inc", "path": "/n", "by": 1})
             await client.echo()
             begun = time.monotonic()

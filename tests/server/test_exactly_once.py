@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
-from contextlib import closing
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Serve
+from tests.support.database import behind
 from tests.support.server import ServerProcess
 from tests.support.wire_client import Frame, WireClient, all_settled
 
@@ -220,16 +219,15 @@ async def test_a_version_ahead_of_the_log_begins_an_epoch(server: ServerProcess)
         await b.at(5)
         old = a.epoch
         await server.kill()
-        with closing(sqlite3.connect(server.database)) as db, db:
-            # As a backup of version 3 has it.
-            db.execute("DELETE FROM commits WHERE version > 3")
-            db.execute("DELETE FROM states WHERE version > 3")
-            db.execute("UPDATE sessions SET version = 3")
-            db.execute("UPDATE clients SET seq = 3 WHERE client_id = 'a'")
-            db.execute(
-                "UPDATE clients SET at = (SELECT client_at FROM commits WHERE version = 3)"
-                " WHERE client_id = 'a'"
-            )
+        # As a backup of version 3 has it.
+        behind(server).execute(
+            "DELETE FROM commits WHERE version > 3",
+            "DELETE FROM states WHERE version > 3",
+            "UPDATE sessions SET version = 3",
+            "UPDATE clients SET seq = 3 WHERE client_id = 'a'",
+            "UPDATE clients SET at = (SELECT client_at FROM commits WHERE version = 3)"
+            " WHERE client_id = 'a'",
+        )
         await server.start()
         lagging = WireClient(server.ws_url, "s", "lagging", new_epochs=True)
         await lagging.connect()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from reattach.server.app import Reattach
 from reattach.settings import Settings
 from reattach.store.base import CommitRecord
 from reattach.wire import HelloDevice
+from tests.conftest import BehindFile
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -929,13 +928,12 @@ async def test_one_check_serves_all_who_ask_at_the_time(
 
 
 async def test_nothing_is_shown_before_it_is_durable(
-    api: httpx.AsyncClient, reattach: Reattach
+    api: httpx.AsyncClient, reattach: Reattach, behind_file: BehindFile
 ) -> None:
     # Rules W5 and T21
     await create(api, {"a": 0})
-    path = reattach.settings.database.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    path = Path(reattach.settings.database.removeprefix("sqlite:///"))
+    with behind_file(path).write_lock():
         patching = asyncio.create_task(merge(api, {"a": 1}))
         for _ in range(3):
             shown = (await api.get(session_url())).json()
@@ -943,8 +941,7 @@ async def test_nothing_is_shown_before_it_is_durable(
             history = (await api.get(session_url(rest="/history"))).json()
             assert history["items"] == []
         assert not patching.done()
-        other.execute("ROLLBACK")
-        assert (await patching).json()["state"] == {"a": 1}
+    assert (await patching).json()["state"] == {"a": 1}
     assert (await api.get(session_url())).json()["version"] == 1
 
 

@@ -7,11 +7,9 @@ import contextlib
 import json
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Serve
 from tests.server.peer import joined, opened
+from tests.support.database import behind
 from tests.support.paths import BIN
 from tests.support.server import free_port
 
@@ -261,13 +260,11 @@ async def test_sigterm_does_not_wait_for_a_database_that_hangs(serve: Serve) -> 
     """SIGTERM ends within 5 s; what was not acknowledged may be lost by the server alone."""
     server = await serve(app=None)
     async with joined(server.ws_url) as peer:
-        with closing(sqlite3.connect(server.database, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with behind(server).write_lock():
             await peer.change({"op": "set", "path": "/n", "value": 1})
             await peer.send(type="heartbeat")
             await peer.expect("heartbeat")
             assert await server.stop(within=5) == 0
-            other.execute("ROLLBACK")
     await server.start()
     async with opened(server.ws_url) as again:
         assert (await again.hello())["version"] in {0, 1}

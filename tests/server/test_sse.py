@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from reattach.server.sse import EventStream, TooMany
 from reattach.settings import Settings
 from reattach.store.memory import MemoryStore
 from tests.conftest import Serve
+from tests.support.database import behind
 from tests.support.server import ServerProcess
 from tests.support.waiting import until
 
@@ -360,8 +360,7 @@ async def test_nothing_is_streamed_before_it_is_durable(serve: Serve) -> None:
         epoch = (await create(api, {"n": 0}))["epoch"]
         async with reading(api) as reader:
             await reader.next()
-            with contextlib.closing(sqlite3.connect(server.database, isolation_level=None)) as db:
-                db.execute("BEGIN IMMEDIATE")
+            with behind(server).write_lock():
                 writing = asyncio.create_task(merge(api, {"n": 1}))
                 event = asyncio.create_task(reader.commits(1))
                 resuming = asyncio.create_task(first_event(api, f"{epoch}.0"))
@@ -371,7 +370,6 @@ async def test_nothing_is_streamed_before_it_is_durable(serve: Serve) -> None:
                     # A stream may begin with what is durable.
                     assert task is starting
                     assert starting.result().data["version"] == 0
-                db.execute("ROLLBACK")
             await writing
             assert (await event)[0].data["version"] == 1
             assert (await resuming).data["version"] == 1

@@ -6,9 +6,8 @@ import asyncio
 import base64
 import json
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from reattach import Reattach, Settings
-from tests.conftest import Serve
+from tests.conftest import BehindFile, Serve
 from tests.server.hosts import PREFIX, host_of, uvicorn_of
 from tests.server.peer import SUBPROTOCOL, Peer, joined, now, opened
 
@@ -366,21 +365,19 @@ async def test_a_newer_connection_of_a_client_closes_the_older(start: Start) -> 
 
 
 async def test_beyond_the_in_flight_limit_the_server_stops_reading(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, behind_file: BehindFile
 ) -> None:
     # Rule L2
     """Section 5, Refusals and limits: it stops reading; it does not close."""
     url = await start(max_in_flight_changes=4)
     async with joined(url, client_id="c1") as one, joined(url, client_id="c2") as two:
-        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-            # Nothing can be decided durably meanwhile.
-            other.execute("BEGIN IMMEDIATE")
+        # Nothing can be decided durably meanwhile.
+        with behind_file(tmp_path / DATABASE).write_lock():
             for n in range(50):
                 await one.change(put("/n", n))
             await one.send(type="heartbeat", t="last")
             await two.send(type="heartbeat")
             await two.expect("heartbeat")
-            other.execute("ROLLBACK")
         seen = []
         while (frame := await one.expect("state_update", "heartbeat"))["type"] != "heartbeat":
             seen.append(frame["version"])

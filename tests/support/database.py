@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import asyncpg
 
 from reattach.store.tables import metadata
+from tests.support.server import ServerProcess
 
 ON_POSTGRES = os.environ.get("REATTACH_TEST_STORE") == "postgres"
 
@@ -32,9 +33,19 @@ class Database(Protocol):
     def execute(self, *statements: str) -> None:
         """Changes something, in one transaction."""
 
+    def trap(self, table: str, column: str, word: str) -> None:
+        """Refuses from now on whatever row of a table has a word in a column."""
+
     @contextmanager
     def write_lock(self) -> Iterator[None]:
         """Keeps everybody else from writing, as a long transaction does, and changes nothing."""
+
+
+def behind(server: ServerProcess) -> Database:
+    """The database of a server, to look at or to change behind its back."""
+    if server.database_url is not None:
+        return PostgresDatabase(server.database_url)
+    return SQLiteDatabase(server.database)
 
 
 class SQLiteDatabase:
@@ -51,6 +62,12 @@ class SQLiteDatabase:
         with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
             for statement in statements:
                 db.execute(statement)
+
+    def trap(self, table: str, column: str, word: str) -> None:
+        self.execute(
+            f"CREATE TRIGGER trap_{table} BEFORE INSERT ON {table}"
+            f" WHEN instr(NEW.{column}, '{word}') BEGIN SELECT RAISE(ABORT, 'trapped'); END"
+        )
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
@@ -74,6 +91,15 @@ class PostgresDatabase:
     def execute(self, *statements: str) -> None:
         with self._connected() as (run, db):
             run(db.execute("; ".join(statements)))
+
+    def trap(self, table: str, column: str, word: str) -> None:
+        self.execute(
+            "CREATE OR REPLACE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'trapped'; END $$",
+            f"CREATE TRIGGER trap BEFORE INSERT ON {table} FOR EACH ROW"
+            f" WHEN (strpos(encode(NEW.{column}::bytea, 'escape'), '{word}') > 0)"
+            " EXECUTE FUNCTION trap()",
+        )
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:

@@ -176,7 +176,8 @@ class Postgres:
             await migrate(self.url(name))
         tables = [table.name for table in metadata.sorted_tables]
         emptied = "; ".join(f"DELETE FROM {table}" for table in tables)  # noqa: S608  # our own
-        await self.execute(emptied, database=name)
+        # With the traps that a test has set.
+        await self.execute("DROP FUNCTION IF EXISTS trap CASCADE", emptied, database=name)
 
     def log_tail(self, lines: int = 60) -> str:
         """The end of what it printed."""

@@ -73,6 +73,7 @@ class ServerProcess:
         front (`strace`). `environment` is added to the tests' own.
         """
         self.database = database
+        self.database_url = database_url
         self.log = database.with_name(f"{database.name}.server.log")
         self.port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
