@@ -128,6 +128,26 @@ async def test_a_client_that_moves_goes_on_with_its_numbers(
                 assert (found["version"], found["state"]) == (8, {"n": 8})
 
 
+async def test_a_session_whose_row_somebody_holds_waits_with_patience(
+    nodes: Nodes, database: PostgresDatabase
+) -> None:
+    one, _ = nodes
+    async with WireClient(one.ws_url, "held", "a", create={"n": 0}) as a:
+        await a.change(inc())
+        await a.settled()
+        before = one.log.read_text().count("held")
+        with database.row_lock("held"):
+            await a.change(inc())
+            # Time enough for hundreds of attempts.
+            begun = time.monotonic()
+            while time.monotonic() < begun + 1:
+                await a.echo()
+                assert a.version == 1
+        await a.settled()
+        assert a.state == {"n": 2}
+        assert one.log.read_text().count("held") <= before + 1
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(120)
 async def test_one_that_stands_still_and_is_killed_under_load_loses_nothing(

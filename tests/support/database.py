@@ -110,6 +110,15 @@ class PostgresDatabase:
             run(db.execute("ROLLBACK"))
 
     @contextmanager
+    def row_lock(self, session_id: str) -> Iterator[None]:
+        """Holds one session's row, as a node does that stands still in a transaction."""
+        with self._connected() as (run, db):
+            run(db.execute("BEGIN"))
+            run(db.fetch("SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE", session_id))
+            yield
+            run(db.execute("ROLLBACK"))
+
+    @contextmanager
     def _connected(self) -> Iterator[tuple[Any, Any]]:
         with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
 

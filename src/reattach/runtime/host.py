@@ -56,6 +56,8 @@ log = structlog.get_logger("reattach.host")
 
 T = TypeVar("T")
 
+_FIRST_STALE_MS = 5
+"""Doubled up to five times, where a session is found moved again and again."""
 _FIRST_RETRY_MS = 50
 _LAST_RETRY_MS = 1_000
 
@@ -127,6 +129,8 @@ class Host:
         self._recovering = False
         self._singly = 0
         """How many changes are to be decided one at a time, to find a poisoned one."""
+        self._stale = 0
+        """How often in a row its part was stale."""
         self._condemned = False
         self._at_rest: list[Callable[[], None]] = []
         self._waiting: dict[Request, asyncio.Future[Result]] = {}
@@ -428,10 +432,13 @@ class Host:
         if outcome is Outcome.OK:
             self._singly = max(0, self._singly - 1)
             self._condemned = False
+            self._stale = 0
             self._land()
             self._rest()
         else:
-            log.info("session moved elsewhere, loading it again", session=self.room.session_id)
+            self._stale += 1
+            if self._stale == 1:
+                log.info("session moved elsewhere, loading it again", session=self.room.session_id)
             self._recover()
 
     def lost(self, error: BaseException) -> None:
@@ -564,6 +571,10 @@ class Host:
         self._spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
+        if self._stale > 1:
+            # Somebody has its row locked, or is quicker each time: not without a breath.
+            times = min(self._stale - 2, 5)
+            await self._clock.sleep(_FIRST_STALE_MS << times)
         try:
             self._take_in(await self._insist(self._read_ahead))
         except Exception as error:
