@@ -99,6 +99,14 @@ def test_time_is_the_loops_own() -> None:
     loop.close()
 
 
+def test_who_takes_a_dead_line_for_a_living_one_is_not_at_rest() -> None:
+    """Regression, seed 340000257: it slept at the very end, and was asked before it could know."""
+    step = Step(24978, "device clock jumps", 3, 3439601283)
+    outcome = Simulator().play(Story(340000257, [step]))
+    assert outcome.promise is None, outcome.message
+    assert outcome.totals["line dead after sleep"] == 1
+
+
 def test_totals_are_those_of_what_happened() -> None:
     outcome = Simulator().play(tell(3))
     assert outcome.promise is None, outcome.message

@@ -199,6 +199,11 @@ class Link:
             self._down_free_at = max(self._down_free_at, until)
 
     @property
+    def severed(self) -> bool:
+        """Whether nothing goes through it any more, whoever knows of that."""
+        return self._severed
+
+    @property
     def over(self) -> bool:
         """Whether both sides know that it is gone."""
         return self.device_gone and self.node_gone

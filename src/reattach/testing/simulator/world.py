@@ -535,6 +535,9 @@ class World:
                 view.connection != "online"
                 or view.pending
                 or (view.epoch, view.version) != (truth.epoch, truth.version)
+                # H2: who takes a dead line for a living one has yet to find out.
+                or device.link is None
+                or device.link.severed
             ):
                 return False
         return all(
