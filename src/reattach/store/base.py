@@ -6,7 +6,8 @@ The law that every store keeps, and that `reattach.testing` checks:
    ``Outcome.OK`` for is on disk (fsynced), and nothing of it was visible to any reader before.
 2. A session's part takes effect whole or not at all, and only if the session still stands at
    ``expected`` (version, epoch and access version) and each client's recorded number is exactly
-   ``before``. Otherwise its outcome is ``STALE``, and the other sessions' parts stand.
+   ``before``. Otherwise its outcome is ``STALE``, and the other sessions' parts stand. It may be
+   ``STALE``, too, where somebody else is writing to the session at the moment.
 3. `StoreRefused` means that nothing of the batch was done, `StoreUnavailable` that nobody knows.
    A batch without meaning (two parts for one session, a creation without row or state) is refused.
 4. A read answers only what is durable, from one moment.
