@@ -290,6 +290,18 @@ def test_what_one_adds_to_what_a_merge_puts_back_is_not_ones_own_either() -> Non
         assert rig.conflicts("b", put("/o/n", 5), base=0, at=at) == stands
 
 
+def test_what_was_put_back_over_a_whole_is_put_back_over_the_next_one_too() -> None:
+    """Rules M6, M14; regression, seed 457866221: its order was that of the whole under it."""
+    rig = Rig({"o": {"t": ""}})
+    rig.change("a", splice("/o/t", 0, 0, "a"), base=0, at=90)
+    rig.change("b", splice("/o/t", 0, 0, "b"), base=0, at=10)
+    rig.change("c", put("/o", {"t": "c"}), base=0, at=20)
+    assert rig.state == {"o": {"t": "ab"}}
+    rig.change("b", put("/o", {"t": "d"}), base=0, at=30)
+    assert rig.state == {"o": {"t": "ab"}}
+    assert rig.conflicts("b", put("/o/t", "e"), base=0, at=95) == [("/o/t", "e", "ab")]
+
+
 def test_elements_are_put_back_into_a_list() -> None:
     """Rules P2, P3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})

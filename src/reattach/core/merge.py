@@ -605,15 +605,16 @@ class Merge:
         base = self.author.base
         if node is None or not node.children or node.newest <= base:
             return ()
-        order = -1 if met is None else met[0].order
         return [
             _Below(at, found, write, *self._standing(at))
-            for at, found, write in self._concurrent(path, node, order)
+            for at, found, write in self._concurrent(path, node, None if met is None else met[0])
         ]
 
-    def _concurrent(self, path: Path, node: Node, above: int) -> Iterator[tuple[Path, Node, Write]]:
-        """``above`` is the order of the write that ``node`` is looked at for already: what the
-        author added to a part of that competes with it there.
+    def _concurrent(
+        self, path: Path, node: Node, above: Write | None
+    ) -> Iterator[tuple[Path, Node, Write]]:
+        """``above`` is the write that ``node`` is looked at for already: what the author added to
+        a part of that competes with it there.
         """
         author = self.author
         for token, child in (node.children or {}).items():
@@ -621,9 +622,9 @@ class Merge:
                 continue
             at = (*path, token)
             write = child.opponent(author.client, author.base)
-            if write is not None and (write.order != above or child.last is write):
+            if write is not None and (child.last is write or not _same_change(write, above)):
                 yield at, child, write
-            yield from self._concurrent(at, child, above if write is None else write.order)
+            yield from self._concurrent(at, child, write or above)
 
     def _standing(self, path: Path) -> tuple[Any, bool]:
         if path[-1] == ANONYMOUS:
@@ -799,6 +800,11 @@ def replay(
             entry = Write(own[0], own[1], own[2], kind, write.version)
         index.record(parse(pointer), entry, undo, under=Write(*under) if under else None)
         undo.clear()
+
+
+def _same_change(write: Write, other: Write | None) -> bool:
+    """Whether two writes are of one change, wherever a merge has put one of them back since."""
+    return other is not None and (write.version, write.client) == (other.version, other.client)
 
 
 def _row(write: Write) -> list[Any]:
