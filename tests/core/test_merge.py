@@ -302,6 +302,15 @@ def test_what_was_put_back_over_a_whole_is_put_back_over_the_next_one_too() -> N
     assert rig.conflicts("b", put("/o/t", "e"), base=0, at=95) == [("/o/t", "e", "ab")]
 
 
+def test_what_one_adds_to_what_was_put_back_over_ones_own_is_not_ones_own() -> None:
+    """Rules M2, M14; regression, seed 888000404."""
+    rig = Rig({"o": {}})
+    rig.change("a", put("/o", {"n": 7}), base=0, at=90)
+    rig.change("b", put("", {"o": {}}), base=0, at=50)
+    rig.change("b", inc("/o/n", 1), base=0, at=60)
+    assert rig.conflicts("b", put("/o/n", 5), base=0, at=95) == [("/o/n", 5, 8)]
+
+
 def test_elements_are_put_back_into_a_list() -> None:
     """Rules P2, P3."""
     rig = Rig({"l": [{"id": "1", "v": 0}]})

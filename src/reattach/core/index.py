@@ -126,7 +126,8 @@ class Index:
         above: Node | None = None
         order = write.order
         for token in path:
-            if node.last is not None and (above is None or _newer(node, above)):
+            # Of one order the deeper one was put back over what lies above it.
+            if node.last is not None and (above is None or not _newer(above, node)):
                 above = node
             if node.newest < order:
                 undo.append((node.restore, (node.last, node.other, node.newest)))
