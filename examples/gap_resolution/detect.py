@@ -7,7 +7,6 @@ import contextlib
 from reattach import ChangeRefused, Commit, Reattach, Sessions
 
 from . import gaps
-from .session import GapResolution
 
 __all__ = ["detect", "follow"]
 
@@ -20,7 +19,8 @@ def follow(reattach: Reattach) -> None:
     """
     sessions = reattach.sessions
 
-    @reattach.on_commit(schema=GapResolution, name="gaps")
+    # Of all sessions: a document that was begun before there was a schema goes on, too.
+    @reattach.on_commit(name="gaps")
     async def react(session_id: str, commit: Commit) -> None:
         # Neither a key typed nor what we write ourselves: only what somebody answered.
         if gaps.answer_touched(commit.patch):

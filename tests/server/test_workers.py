@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,8 +36,12 @@ class Crew:
     @property
     def workers(self) -> dict[int, psutil.Process]:
         """Its workers by process id (what else it has as children are Python's own helpers)."""
-        children = psutil.Process(self.process.pid).children()
-        return {one.pid: one for one in children if "spawn_main" in " ".join(one.cmdline())}
+        found = {}
+        for one in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                if "spawn_main" in " ".join(one.cmdline()):
+                    found[one.pid] = one
+        return found
 
     async def serves(self) -> Self:
         """Waits until it says that all serve; what it says is the port."""

@@ -321,11 +321,12 @@ def read_standing(
     db: sqlite3.Connection, session_id: str, user_id: str
 ) -> Standing | Tombstone | None:
     # All three are asked for, whatever the first finds: so nobody can tell by the time it takes.
-    row = db.execute(sql.READ_SESSION, (session_id,)).fetchone()
+    row = db.execute(sql.READ_SESSION_OR_NOTHING, (session_id,)).fetchone()
     member = db.execute(sql.READ_MEMBER, (session_id, user_id)).fetchone()
     left = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
-    if row is not None:
-        return Standing(session=to_session(row), role=None if member is None else member[0])
+    found = Standing(session=to_session(row), role=None if member is None else member[0])
+    if row[13]:
+        return found
     return None if left is None else _to_tombstone(left)
 
 

@@ -196,6 +196,17 @@ SELECT session_id, user_id, epoch, epoch_version, version, access_version, schem
 FROM sessions WHERE session_id = ?
 """
 
+# Of a session that is not there, as much is read, and made of it, as of one that is.
+READ_SESSION_OR_NOTHING: Final = """
+SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at, 1
+FROM sessions WHERE session_id = ?1
+UNION ALL
+SELECT ?1, 'nobody', '00000000-0000-0000-0000-000000000000', 0, 0, 0, NULL,
+    NULL, 1700000000000, 1700000000000, 1, NULL, NULL, 0
+LIMIT 1
+"""
+
 READ_VERSIONS: Final = """
 SELECT session_id, epoch, version, access_version FROM sessions
 WHERE session_id IN (SELECT value FROM json_each(?))
