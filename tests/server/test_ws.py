@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from reattach import Reattach, Settings
 from tests.conftest import BehindFile, Serve
@@ -346,9 +347,11 @@ async def test_hello_comes_in_time_and_pings_are_none(start: Start) -> None:
 
 
 async def pings(peer: Peer) -> None:
-    while peer.socket.close_code is None:
-        await peer.socket.ping()
-        await asyncio.sleep(0.1)
+    # The close may come while a ping goes out.
+    with contextlib.suppress(ConnectionClosed):
+        while peer.socket.close_code is None:
+            await peer.socket.ping()
+            await asyncio.sleep(0.1)
 
 
 # Fencing and limits
