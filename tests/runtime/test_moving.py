@@ -95,3 +95,35 @@ async def test_a_client_that_is_ahead_of_a_node_begins_no_epoch_and_sends_nobody
     await settled(client)
     assert other.closes == []
     await until(lambda: other.state == {"n": 2}, within=10, what="both changes")
+
+
+async def test_what_another_node_decides_after_it_was_read_sends_its_client_back_once() -> None:
+    # What was refused of it is not known here: to be welcomed would be to lose the refusal.
+    store, bus = MemoryStore(), LocalBus()
+    await store.open()
+    async with node_on(store, bus) as here, node_on(store, bus) as there:
+        client = await there.client(state={"n": 0})  # so that the second node knows it
+        await client.move(here)
+        client.change(INC)
+        await settled(client)
+        refused, committed = client.put(WRONG), client.put(INC)
+        late = [Late(here, client, client.outbox[one]) for one in (refused, committed)]
+
+        async def too_early(work: Work) -> Any:
+            read = await work()
+            for one in late:
+                await one(work)
+            room = there.host().room
+            await until(lambda: room.session.version == 2, within=10, what="the bus's word")
+            return read
+
+        there.store.next("refusals", too_early)
+        await client.move(there)
+        await until(lambda: bool(client.closes), within=10, what="its line to end")
+        assert client.closes == [
+            (1012, "another node decided changes of yours meanwhile: come back")
+        ]
+        await client.connect()
+        await settled(client)
+        assert set(client.rejected) == {refused}
+        assert client.state == {"n": 2}

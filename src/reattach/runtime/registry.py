@@ -930,8 +930,13 @@ class Registry:
                     return  # it is gone meanwhile
                 known = room.session.clients.get(hello.client_id)
                 foreign = 0 if known is None else known.elsewhere
-                if host.stands[2] != access_version or foreign > decided:
+                if host.stands[2] != access_version:
                     room.hang(connection, Close.RESTART, _MOVED)
+                    return
+                if foreign > decided:
+                    # What it refused of these has not been read.
+                    why = "another node decided changes of yours meanwhile: come back"
+                    room.hang(connection, Close.RESTART, why)
                     return
                 self.connections[connection] = host
                 whole = backlog is not None and frames is None
