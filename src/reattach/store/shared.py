@@ -1,14 +1,16 @@
-"""What all stores do alike: the form of a batch, the marks between pages, the lifetime of keys."""
+"""What stores do alike: the form of a batch, marks between pages, keys' lifetime, some rows."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from reattach.errors import BadRequest, StoreRefused
-from reattach.store.base import Append
+from reattach.store.base import Append, CommitRecord, ConflictRecord, Tombstone
 
 __all__ = [
     "FIRST_PAGE",
@@ -20,7 +22,10 @@ __all__ = [
     "entry_mark",
     "place_after",
     "place_mark",
+    "to_commit",
+    "to_conflict",
     "to_number",
+    "to_tombstone",
     "wall_clock",
 ]
 
@@ -142,3 +147,29 @@ def _bad_mark(mark: str) -> BadRequest:
 def to_number(number: int) -> int:
     """Bring a number that somebody asked for into the range of a column."""
     return max(-MAX_INTEGER, min(number, MAX_INTEGER))
+
+
+def to_commit(row: Sequence[Any]) -> CommitRecord:
+    """Make a commit of a row of the log."""
+    return CommitRecord(
+        version=row[0],
+        body=row[1],
+        writes=row[2],
+        at=row[3],
+        client_id=row[4],
+        seq=row[5],
+        client_at=row[6],
+    )
+
+
+def to_conflict(row: Sequence[Any]) -> ConflictRecord:
+    """Make a conflict of its row."""
+    return ConflictRecord(
+        conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
+    )
+
+
+def to_tombstone(row: Sequence[Any]) -> Tombstone:
+    """Make what is left of an erased session of its row."""
+    members = msgspec.msgpack.decode(row[2], type=list[bytes])
+    return Tombstone(erased_at=row[0], salt=row[1], members=members)

@@ -49,8 +49,6 @@ from reattach.store.postgres.rows import (
     plain,
     text,
     to_client,
-    to_commit,
-    to_conflict,
     to_credential,
     to_device,
     to_key,
@@ -58,7 +56,6 @@ from reattach.store.postgres.rows import (
     to_members,
     to_refusal,
     to_session,
-    to_tombstone,
 )
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
@@ -69,7 +66,10 @@ from reattach.store.shared import (
     entry_mark,
     place_after,
     place_mark,
+    to_commit,
+    to_conflict,
     to_number,
+    to_tombstone,
     wall_clock,
 )
 from reattach.store.tables import REVISIONS

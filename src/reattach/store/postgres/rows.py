@@ -16,8 +16,6 @@ from reattach.store.base import (
     Append,
     ClientAdvance,
     ClientRecord,
-    CommitRecord,
-    ConflictRecord,
     CredentialRecord,
     DeviceRecord,
     IdempotencyRecord,
@@ -30,6 +28,7 @@ from reattach.store.base import (
     Tombstone,
 )
 from reattach.store.postgres import sql
+from reattach.store.shared import to_commit, to_conflict
 
 __all__ = [
     "PIECES",
@@ -37,8 +36,6 @@ __all__ = [
     "plain",
     "text",
     "to_client",
-    "to_commit",
-    "to_conflict",
     "to_credential",
     "to_device",
     "to_key",
@@ -46,7 +43,6 @@ __all__ = [
     "to_members",
     "to_refusal",
     "to_session",
-    "to_tombstone",
 ]
 
 Row = Sequence[Any]
@@ -273,11 +269,6 @@ def to_session(row: Row) -> SessionRecord:
     )
 
 
-def to_tombstone(row: Row) -> Tombstone:
-    members = msgspec.msgpack.decode(row[2], type=list[bytes])
-    return Tombstone(erased_at=row[0], salt=row[1], members=members)
-
-
 def to_loaded(row: Row) -> Loaded:
     return Loaded(
         session=to_session(row),
@@ -286,24 +277,6 @@ def to_loaded(row: Row) -> Loaded:
         conflicts=[to_conflict(one) for one in row[17]],
         devices=[to_device(one) for one in row[18]],
         members=to_members(row[19]),
-    )
-
-
-def to_commit(row: Row) -> CommitRecord:
-    return CommitRecord(
-        version=row[0],
-        body=row[1],
-        writes=row[2],
-        at=row[3],
-        client_id=row[4],
-        seq=row[5],
-        client_at=row[6],
-    )
-
-
-def to_conflict(row: Row) -> ConflictRecord:
-    return ConflictRecord(
-        conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
     )
 
 

@@ -48,6 +48,8 @@ from reattach.store.shared import (
     entry_mark,
     place_after,
     place_mark,
+    to_commit,
+    to_conflict,
     to_number,
     wall_clock,
 )
@@ -63,8 +65,6 @@ from reattach.store.sqlite.rows import (
     read_members,
     read_session,
     read_standing,
-    to_commit,
-    to_conflict,
     to_session,
     weighed,
 )

@@ -16,7 +16,6 @@ from reattach.store.base import (
     Append,
     ClientRecord,
     CommitRecord,
-    ConflictRecord,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -32,7 +31,10 @@ from reattach.store.base import (
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     changes_access,
+    to_commit,
+    to_conflict,
     to_number,
+    to_tombstone,
 )
 from reattach.store.sqlite import sql
 from reattach.store.tables import metadata
@@ -49,8 +51,6 @@ __all__ = [
     "read_session",
     "read_standing",
     "remove_old_keys",
-    "to_commit",
-    "to_conflict",
     "to_session",
     "transaction",
     "weighed",
@@ -277,24 +277,6 @@ def to_session(row: _Row) -> SessionRecord:
     )
 
 
-def to_commit(row: _Row) -> CommitRecord:
-    return CommitRecord(
-        version=row[0],
-        body=row[1],
-        writes=row[2],
-        at=row[3],
-        client_id=row[4],
-        seq=row[5],
-        client_at=row[6],
-    )
-
-
-def to_conflict(row: _Row) -> ConflictRecord:
-    return ConflictRecord(
-        conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
-    )
-
-
 def weighed(commits: Iterable[CommitRecord], max_bytes: int | None) -> list[CommitRecord]:
     """Take commits up to the one with which their bodies weigh more than ``max_bytes``."""
     if max_bytes is None:
@@ -314,7 +296,7 @@ def read_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | Tom
     if row is not None:
         return to_session(row)
     row = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
-    return None if row is None else _to_tombstone(row)
+    return None if row is None else to_tombstone(row)
 
 
 def read_standing(
@@ -327,12 +309,7 @@ def read_standing(
     found = Standing(session=to_session(row), role=None if member is None else member[0])
     if row[13]:
         return found
-    return None if left is None else _to_tombstone(left)
-
-
-def _to_tombstone(row: _Row) -> Tombstone:
-    members = msgspec.msgpack.decode(row[2], type=list[bytes])
-    return Tombstone(erased_at=row[0], salt=row[1], members=members)
+    return None if left is None else to_tombstone(left)
 
 
 def read_members(db: sqlite3.Connection, session_id: str) -> list[MemberRecord]:
