@@ -48,7 +48,7 @@ def nginx(folder: Path, front: int, back: int) -> list[str]:
 def caddy(folder: Path, front: int, back: int) -> list[str]:
     site = snippet("caddy").replace("127.0.0.1:8000", f"127.0.0.1:{back}")
     site = site.replace("example.org", f"http://127.0.0.1:{front}")
-    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tpersist_config off\n}\n" + site)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + site)
     return ["run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
