@@ -28,7 +28,7 @@ from reattach.core.paths import parse
 from reattach.core.schema import renamed
 from reattach.core.session import Proposal
 from reattach.errors import ChangeRefused
-from reattach.runtime.registry import User
+from reattach.runtime.access import User
 from reattach.schema import Ask, First, Max, Min, ModelSchema, Step, Text, Union, upgrade
 from reattach.store.base import CommitRecord
 from reattach.store.memory import MemoryStore
@@ -577,13 +577,13 @@ class Heard:
 async def said(node: Node, *frames: dict[str, Any]) -> Heard:
     """What a client hears that says this."""
     line = Heard()
-    connection = node.registry.connect(line)
+    connection = node.registry.connections.connect(line)
 
     async def identify(_: str | None) -> User:
         return User("local")
 
     for frame in frames:
-        node.registry.feed(connection, "s", identify, json.dumps(frame).encode())
+        node.registry.connections.feed(connection, "s", identify, json.dumps(frame).encode())
         await settle()
     return line
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reattach.errors import ChangeRefused, NotAuthenticated, ReattachError
-    from reattach.runtime.registry import User
+    from reattach.runtime.access import User
     from reattach.schema import SessionModel
     from reattach.server.app import Reattach
     from reattach.sessions import Commit, Sessions, Snapshot
@@ -36,7 +36,7 @@ _HOMES = {
     "Sessions": "reattach.sessions",
     "Settings": "reattach.settings",
     "Snapshot": "reattach.sessions",
-    "User": "reattach.runtime.registry",
+    "User": "reattach.runtime.access",
 }
 """Loaded when it is asked for (PEP 562): a script with the client loads no server."""
 

@@ -17,9 +17,10 @@ import msgspec
 from reattach.core.merge import Merge
 from reattach.core.session import apply_ops
 from reattach.errors import BadRequest, Unavailable, VersionGone
+from reattach.runtime.access import User
 from reattach.runtime.credentials import Begun, begin
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.store.base import CommitRecord, SessionRecord
 from reattach.wire import Op, SessionRestored, StateUpdate
 from reattach.writer import TextWriter

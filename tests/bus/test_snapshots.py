@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from reattach.bus.redis_snapshots import RedisSnapshots
 from reattach.bus.snapshots import WORTH_BYTES, Snapshot, pack, proof, unpack
 from reattach.core.limits import Limits
+from reattach.runtime.access import User
 from reattach.runtime.clock import SystemClock
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.sessions import Sessions
 from reattach.store.base import Append, Expected, SavedState, SessionRecord
 from reattach.store.memory import MemoryStore

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from reattach.core.connection import Connection
 from reattach.core.limits import Limits
 from reattach.errors import StoreUnavailable
+from reattach.runtime.access import User
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.sessions import Sessions
 from reattach.store.base import (
     Append,
@@ -369,7 +370,7 @@ class LineClient(Replica):
     def begin(self, **hello: Any) -> None:
         """Says hello on a new line."""
         self.line = BareLine(self)
-        self.connection = self._node.registry.connect(self.line)
+        self.connection = self._node.registry.connections.connect(self.line)
         self.feed(self.greeting(**hello))
 
     def send_pending(self) -> None:
@@ -395,12 +396,12 @@ class LineClient(Replica):
         async def identify(_: str | None) -> User:
             return self.user
 
-        self._node.registry.feed(self.connection, self.session_id, identify, data)
+        self._node.registry.connections.feed(self.connection, self.session_id, identify, data)
 
     def leave(self, why: str = "connection lost") -> None:
         """Its line is gone."""
         assert self.connection is not None, "it has no line"
-        self._node.registry.disconnected(self.connection, why)
+        self._node.registry.connections.disconnected(self.connection, why)
 
 
 class Node:

@@ -10,9 +10,8 @@ import pytest
 
 from reattach.core.limits import Limits
 from reattach.errors import Unavailable
-from reattach.runtime.access import Action
+from reattach.runtime.access import Action, User
 from reattach.runtime.host import Host
-from reattach.runtime.registry import User
 from reattach.store.base import SessionRecord
 from tests.runtime.rig import (
     Gate,
@@ -361,11 +360,11 @@ async def test_a_newer_connection_fences_the_older_one() -> None:
         await a.connect()
         assert older.closes == [(4409, older.closes[0][1])]
         # The older one closes late, and says things before it does.
-        node.registry.feed(
+        node.registry.connections.feed(
             connection, "s", lambda _: asyncio.sleep(0, User("u")), b'{"type":"heartbeat","t":1}'
         )
         await node.clock.pass_(2_000)
-        node.registry.disconnected(connection, "late")
+        node.registry.connections.disconnected(connection, "late")
         await node.clock.pass_(2_000)
         devices = {one["id"]: one["online"] for one in watcher.of_type("devices")[-1]["devices"]}
         assert devices[a.device_id]
@@ -448,7 +447,7 @@ async def test_another_users_client_id_gets_4403_and_disturbs_nobody() -> None:
 
 
 async def thief_joins(node: Node, thief: LineClient) -> tuple[int, str]:
-    admit = node.registry.admit
+    admit = node.registry.members.admit
 
     async def as_owner(
         session_id: str, user: User, action: Action = Action.READ
@@ -456,11 +455,11 @@ async def thief_joins(node: Node, thief: LineClient) -> tuple[int, str]:
         del user
         return await admit(session_id, User("u"), action)
 
-    node.registry.admit = as_owner  # type: ignore[method-assign]
+    node.registry.members.admit = as_owner  # type: ignore[method-assign]
     try:
         await thief.connect()
     finally:
-        node.registry.admit = admit  # type: ignore[method-assign]
+        node.registry.members.admit = admit  # type: ignore[method-assign]
     assert not thief.welcomes
     return thief.closes[0]
 

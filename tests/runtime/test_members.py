@@ -17,9 +17,9 @@ from reattach.errors import (
     TooManyMembers,
     Unavailable,
 )
-from reattach.runtime import registry as registry_module
-from reattach.runtime.access import Action, Answer, SessionAccess
-from reattach.runtime.registry import User, access_to
+from reattach.runtime import members as members_module
+from reattach.runtime.access import Action, Answer, SessionAccess, User
+from reattach.runtime.members import access_to
 from reattach.store.base import SessionRecord, Tombstone
 from reattach.store.memory import MemoryStore
 from tests.runtime.rig import LineClient, Node, Work, inc, put, running, settle
@@ -45,7 +45,7 @@ async def owned(node: Node, **members: str) -> LineClient:
     """Ann's client on her session, whose members are these."""
     ann = await node.client(client_id="a", user=ANN, state={"n": 0})
     for user_id, role in members.items():
-        await node.registry.set_member("s", user_id, role, by="ann")
+        await node.registry.members.put("s", user_id, role, by="ann")
     return ann
 
 
@@ -77,7 +77,7 @@ async def test_a_role_is_told_at_once_and_within_a_second_elsewhere(
     assert roles(here) == roles(there) == ["viewer"]
     ann.change(inc())
     await settle()
-    await first.registry.set_member("s", "bob", "editor", by="ann")
+    await first.registry.members.put("s", "bob", "editor", by="ann")
     await settle()
     assert roles(here) == ["viewer", "editor"]
     await a_second(second)
@@ -104,7 +104,7 @@ async def test_who_is_removed_is_sent_away_at_once_and_within_a_second_elsewhere
     here = await joined(first, BOB)
     there = await joined(second, BOB)
     ann.change(inc())
-    await first.registry.remove_member("s", "bob", by="ann")
+    await first.registry.members.remove("s", "bob", by="ann")
     await settle()
     assert [code for code, _ in here.closes] == [4404]
     await a_second(second)
@@ -112,7 +112,7 @@ async def test_who_is_removed_is_sent_away_at_once_and_within_a_second_elsewhere
     assert not ann.closes
     for node in nodes:
         with pytest.raises(SessionNotFound):
-            await node.registry.admit("s", BOB)
+            await node.registry.members.admit("s", BOB)
     assert ann.state == {"n": 1}
 
 
@@ -121,13 +121,13 @@ async def test_what_was_sent_before_is_decided_by_the_new_role(nodes: tuple[Node
     first, second = nodes
     await owned(first, bob="editor")
     bob = await joined(second, BOB)
-    await first.registry.set_member("s", "bob", "viewer", by="ann")
+    await first.registry.members.put("s", "bob", "viewer", by="ann")
     number = bob.change(put("/n", 7))
     await settle()
     assert bob.rejected[number]["code"] == "forbidden"
     assert (await first.durable())[0] == 0
     # Its number is used up, and the next one is decided as an editor's.
-    await first.registry.set_member("s", "bob", "editor", by="ann")
+    await first.registry.members.put("s", "bob", "editor", by="ann")
     await a_second(second)
     bob.change(put("/n", 8))
     await settle()
@@ -139,7 +139,7 @@ async def test_a_request_that_was_let_in_before_is_asked_again(nodes: tuple[Node
     # Rule A14, of HTTP
     first, second = nodes
     await owned(first, bob="editor")
-    host, role = await second.registry.admit("s", BOB, Action.WRITE)
+    host, role = await second.registry.members.admit("s", BOB, Action.WRITE)
     request = await second.registry.request(
         host,
         edit=lambda merge: merge.set(("n",), 9),
@@ -147,12 +147,12 @@ async def test_a_request_that_was_let_in_before_is_asked_again(nodes: tuple[Node
         role=role,
         access_version=host.stands[2],
     )
-    await first.registry.set_member("s", "bob", "viewer", by="ann")
+    await first.registry.members.put("s", "bob", "viewer", by="ann")
     with pytest.raises(Unavailable, match="changed meanwhile"):
         await host.submit(request)
     assert (await first.durable())[0] == 0
     with pytest.raises(Forbidden):
-        await second.registry.admit("s", BOB, Action.WRITE)
+        await second.registry.members.admit("s", BOB, Action.WRITE)
 
 
 async def test_who_comes_while_the_roles_change_is_sent_back(nodes: tuple[Node, Node]) -> None:
@@ -169,7 +169,7 @@ async def test_who_comes_while_the_roles_change_is_sent_back(nodes: tuple[Node, 
     bob = LineClient(first, "s", "late", user=BOB)
     bob.begin()
     await entered.wait()
-    await first.registry.remove_member("s", "bob", by="ann")
+    await first.registry.members.remove("s", "bob", by="ann")
     go.set()
     await settle()
     assert [code for code, _ in bob.closes] == [1012]
@@ -182,13 +182,15 @@ async def test_a_watcher_is_told_and_sent_away_as_well(nodes: tuple[Node, Node])
     ann = await owned(first, bob="viewer")
     watcher = LineClient(first, "s", "", user=BOB)
     watcher.line = type(ann.line)(watcher)
-    connection = first.registry.connect(watcher.line)
+    connection = first.registry.connections.connect(watcher.line)
     connection.phase = type(connection.phase).JOINING
-    await first.registry.observe(connection, "s", BOB, epoch=None, version=None, backlog=10**6)
-    await first.registry.set_member("s", "bob", "editor", by="ann")
+    await first.registry.connections.observe(
+        connection, "s", BOB, epoch=None, version=None, backlog=10**6
+    )
+    await first.registry.members.put("s", "bob", "editor", by="ann")
     await settle()
     assert roles(watcher) == ["viewer", "editor"]
-    await first.registry.remove_member("s", "bob", by="ann")
+    await first.registry.members.remove("s", "bob", by="ann")
     await settle()
     assert [code for code, _ in watcher.closes] == [4404]
 
@@ -287,22 +289,22 @@ async def test_a_session_keeps_an_owner() -> None:
     async with running() as node:
         await owned(node, bob="owner")
         registry = node.registry
-        await registry.set_member("s", "ann", "viewer", by="bob")
+        await registry.members.put("s", "ann", "viewer", by="bob")
         record = await node.store.inner.session("s")
         assert isinstance(record, SessionRecord)
         assert record.user_id == "bob"
-        assert await registry.admit("s", ANN) == (registry.hosts["s"], "viewer")
+        assert await registry.members.admit("s", ANN) == (registry.hosts["s"], "viewer")
         for refused in (
-            registry.set_member("s", "bob", "editor", by="bob"),
-            registry.remove_member("s", "bob", by="bob"),
+            registry.members.put("s", "bob", "editor", by="bob"),
+            registry.members.remove("s", "bob", by="bob"),
         ):
             with pytest.raises(LastOwner):
                 await refused
-        await registry.set_member("s", "ann", "owner", by="bob")
-        await registry.remove_member("s", "bob", by="bob")
+        await registry.members.put("s", "ann", "owner", by="bob")
+        await registry.members.remove("s", "bob", by="bob")
         with pytest.raises(SessionNotFound):
-            await registry.admit("s", BOB)
-        assert (await registry.admit("s", ANN))[1] == "owner"
+            await registry.members.admit("s", BOB)
+        assert (await registry.members.admit("s", ANN))[1] == "owner"
         assert list(await node.store.inner.members("s")) == []
         # In whose list it is.
         assert [one.session_id for one in (await node.store.sessions("ann", None, 9)).items] == [
@@ -315,19 +317,19 @@ async def test_what_changes_nothing_is_not_written() -> None:
     async with running() as node:
         await owned(node, bob="editor")
         before = node.host().stands
-        await node.registry.set_member("s", "bob", "editor", by="ann")
-        await node.registry.set_member("s", "ann", "owner", by="ann")
-        await node.registry.remove_member("s", "eve", by="ann")
+        await node.registry.members.put("s", "bob", "editor", by="ann")
+        await node.registry.members.put("s", "ann", "owner", by="ann")
+        await node.registry.members.remove("s", "eve", by="ann")
         assert node.host().stands == before
 
 
 async def test_a_session_has_so_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "_MOST_MEMBERS", 2)
+    monkeypatch.setattr(members_module, "_MOST_MEMBERS", 2)
     async with running() as node:
         await owned(node, bob="editor", eve="viewer")
         with pytest.raises(TooManyMembers):
-            await node.registry.set_member("s", "zoe", "viewer", by="ann")
-        await node.registry.set_member("s", "eve", "editor", by="ann")
+            await node.registry.members.put("s", "zoe", "viewer", by="ann")
+        await node.registry.members.put("s", "eve", "editor", by="ann")
 
 
 async def test_two_who_change_members_at_once_both_do(nodes: tuple[Node, Node]) -> None:
@@ -335,8 +337,8 @@ async def test_two_who_change_members_at_once_both_do(nodes: tuple[Node, Node]) 
     await owned(first)
     await second.registry.open("s")
     await asyncio.gather(
-        first.registry.set_member("s", "bob", "editor", by="ann"),
-        second.registry.set_member("s", "eve", "viewer", by="ann"),
+        first.registry.members.put("s", "bob", "editor", by="ann"),
+        second.registry.members.put("s", "eve", "viewer", by="ann"),
     )
     members = await first.store.inner.members("s")
     assert {one.user_id: one.role for one in members} == {"bob": "editor", "eve": "viewer"}
@@ -351,12 +353,12 @@ async def test_after_erasure_its_members_are_told_and_nobody_else() -> None:
         assert [code for code, _ in bob.closes] == [4410]
         for user in (ANN, BOB):
             with pytest.raises(SessionErased):
-                await node.registry.admit("s", user)
+                await node.registry.members.admit("s", user)
             late = LineClient(node, "s", "late", user=user)
             await late.connect()
             assert [code for code, _ in late.closes] == [4410]
         with pytest.raises(SessionNotFound):
-            await node.registry.admit("s", EVE)
+            await node.registry.members.admit("s", EVE)
         left = await node.store.inner.session("s")
         assert isinstance(left, Tombstone)
         assert len(left.members) == 2
@@ -373,7 +375,7 @@ async def test_a_stranger_has_nothing_loaded_and_one_row_read() -> None:
         for name in ("s", "missing"):
             node.store.calls.clear()
             with pytest.raises(SessionNotFound, match="there is no such session"):
-                await node.registry.admit(name, EVE)
+                await node.registry.members.admit(name, EVE)
             assert node.store.calls == ["standing"]
             node.store.calls.clear()
             stranger = LineClient(node, name, "c-eve", user=EVE)
@@ -383,12 +385,12 @@ async def test_a_stranger_has_nothing_loaded_and_one_row_read() -> None:
         node.registry.hosts.clear()
         node.store.calls.clear()
         with pytest.raises(SessionNotFound, match="there is no such session"):
-            await node.registry.admit("s", EVE)
+            await node.registry.members.admit("s", EVE)
         assert node.store.calls == ["standing"]
         # Who is a member and is here has nothing read at all.
-        await node.registry.admit("s", BOB)
+        await node.registry.members.admit("s", BOB)
         node.store.calls.clear()
-        assert (await node.registry.admit("s", BOB))[1] == "viewer"
+        assert (await node.registry.members.admit("s", BOB))[1] == "viewer"
         assert node.store.calls == []
 
 
@@ -413,18 +415,18 @@ async def test_an_application_says_who_may_do_what() -> None:
     async with running(authorize=office) as node:
         await owned(node, bob="editor")
         registry = node.registry
-        assert (await registry.admit("s", BOB, Action.WRITE))[1] == "editor"
+        assert (await registry.members.admit("s", BOB, Action.WRITE))[1] == "editor"
         told: list[tuple[Answer, str]] = [("viewer", "viewer"), ("owner", "owner"), (True, "owner")]
         for answer, role in told:
             office.answers["eve"] = answer
-            assert (await registry.admit("s", EVE))[1] == role
+            assert (await registry.members.admit("s", EVE))[1] == role
         office.answers["eve"] = "viewer"
         with pytest.raises(Forbidden):
-            await registry.admit("s", EVE, Action.WRITE)
+            await registry.members.admit("s", EVE, Action.WRITE)
         for user in (ANN, BOB, EVE):
             office.answers[user.id] = False
             with pytest.raises(SessionNotFound):
-                await registry.admit("s", user)
+                await registry.members.admit("s", user)
 
 
 async def test_an_application_may_say_it_of_each_action() -> None:
@@ -437,13 +439,13 @@ async def test_an_application_may_say_it_of_each_action() -> None:
 
     async with running(authorize=authorize) as node:
         await owned(node)
-        assert (await node.registry.admit("s", EVE, Action.ERASE))[1] == "viewer"
+        assert (await node.registry.members.admit("s", EVE, Action.ERASE))[1] == "viewer"
         with pytest.raises(Forbidden):
-            await node.registry.admit("s", EVE, Action.WRITE)
+            await node.registry.members.admit("s", EVE, Action.WRITE)
         allowed.add(Action.WRITE)
-        assert (await node.registry.admit("s", EVE, Action.WRITE))[1] == "editor"
+        assert (await node.registry.members.admit("s", EVE, Action.WRITE))[1] == "editor"
         with pytest.raises(Forbidden):
-            await node.registry.admit("s", EVE, Action.MANAGE)
+            await node.registry.members.admit("s", EVE, Action.MANAGE)
 
 
 async def test_an_application_is_asked_the_same_of_what_is_not_there() -> None:
@@ -452,11 +454,11 @@ async def test_an_application_is_asked_the_same_of_what_is_not_there() -> None:
     office.answers["eve"] = "owner"
     async with running(authorize=office) as node:
         await owned(node)
-        host, _ = await node.registry.admit("s", EVE)
+        host, _ = await node.registry.members.admit("s", EVE)
         assert office.asked[-1][1] == access_to(host.room.recorded, None)
         office.asked.clear()
         with pytest.raises(SessionNotFound):
-            await node.registry.admit("missing", EVE)
+            await node.registry.members.admit("missing", EVE)
         nobodys = SessionAccess(session_id="missing", user_id="", role=None, schema=None)
         assert office.asked == [("eve", nobodys, Action.READ)]
 
@@ -469,7 +471,7 @@ async def test_an_application_is_asked_again_when_members_change() -> None:
         office.answers |= {"bob": "editor", "eve": "viewer"}
         bob, eve = await joined(node, BOB), await joined(node, EVE)
         office.answers |= {"bob": "viewer", "eve": False}
-        await node.registry.set_member("s", "zoe", "viewer", by="ann")
+        await node.registry.members.put("s", "zoe", "viewer", by="ann")
         await settle()
         assert roles(bob) == ["editor", "viewer"]
         assert [code for code, _ in eve.closes] == [4404]
@@ -482,8 +484,8 @@ async def test_an_application_that_fails_lets_nobody_stay() -> None:
         bob = await joined(node, BOB)
         office.answers["bob"] = "boss"
         with pytest.raises(TypeError, match="expected authorize to return"):
-            await node.registry.admit("s", BOB)
-        await node.registry.set_member("s", "zoe", "viewer", by="ann")
+            await node.registry.members.admit("s", BOB)
+        await node.registry.members.put("s", "zoe", "viewer", by="ann")
         await settle()
         assert [code for code, _ in bob.closes] == [1012]
 
@@ -495,7 +497,7 @@ async def test_with_a_bus_other_nodes_need_not_wait_for_the_second() -> None:
         second.store.next("close", nothing)
         await owned(first, bob="viewer")
         bob = await joined(second, BOB)
-        await first.registry.set_member("s", "bob", "editor", by="ann")
+        await first.registry.members.put("s", "bob", "editor", by="ann")
         await settle()
         assert roles(bob) == ["viewer", "editor"]
 
@@ -507,10 +509,10 @@ async def test_an_application_gives_a_token_of_one_session_no_more_than_it_is_fo
     async with running(authorize=office) as node:
         await owned(node)
         link = User("ann", session_id="s", role="viewer")
-        assert (await node.registry.admit("s", link))[1] == "viewer"
+        assert (await node.registry.members.admit("s", link))[1] == "viewer"
         for action in (Action.WRITE, Action.MANAGE, Action.ERASE):
             with pytest.raises(Forbidden):
-                await node.registry.admit("s", link, action)
+                await node.registry.members.admit("s", link, action)
 
 
 async def test_a_viewer_makes_no_list_of_devices_long() -> None:

@@ -49,7 +49,7 @@ class Late:
 
         assert self.connection is not None
         data = json.dumps(self.change).encode()
-        self.node.registry.feed(self.connection, self.session_id, identify, data)
+        self.node.registry.connections.feed(self.connection, self.session_id, identify, data)
         store, seq = self.node.store.inner, self.change["seq"]
 
         async def decided() -> bool:

@@ -42,7 +42,7 @@ async def nodes(bus: LossyBus) -> AsyncIterator[tuple[Node, Node]]:
     store = MemoryStore()
     async with running(store, bus=bus) as first, running(store, bus=bus) as second:
         # Ids of one process are random; those of hand clocks are not.
-        first.registry.node, second.registry.node = "first", "second"
+        first.registry.nodes.name, second.registry.nodes.name = "first", "second"
         second.store.next("close", nothing)
         yield first, second
 
@@ -254,11 +254,11 @@ async def test_a_session_whose_last_connections_died_with_their_node_is_left(
 async def test_a_node_that_stops_says_so(bus: LossyBus) -> None:
     store = MemoryStore()
     async with running(store, bus=bus) as first:
-        first.registry.node = "first"
+        first.registry.nodes.name = "first"
         one = await first.client(state={})
         async with running(store, bus=bus) as second:
             second.store.next("close", nothing)
-            second.registry.node = "second"
+            second.registry.nodes.name = "second"
             await second.client(client_id="far")
             await first.clock.pass_(1_500, step=250)
             assert online(one)["device-of-far"] is True
@@ -321,7 +321,7 @@ async def test_who_is_told_to_come_back_spreads_with_the_number_of_connections()
         first = await node.client(state={})
         assert first.welcomes[-1]["reconnect_jitter_ms"] == 1_000
         for n in range(700):
-            node.registry.connect(first.line)
+            node.registry.connections.connect(first.line)
             del n
         last = await node.client(client_id="last")
         assert last.welcomes[-1]["reconnect_jitter_ms"] >= 1_400

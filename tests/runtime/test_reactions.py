@@ -65,7 +65,7 @@ class World:
             idle_session_ms=60_000,
             reactions=[Reaction("count", None, react)],
         )
-        registry.node = registry._reactions._owner = name
+        registry.nodes.name = registry._reactions._owner = name
         await registry.start()
         node = Node(store, registry, self.clock)
         try:

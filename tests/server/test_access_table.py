@@ -261,8 +261,8 @@ class Case:
             await sessions.create({"n": 0}, session_id=self.name, user_id=self.owner)
         registry = await self.reattach.running()
         for role in ("viewer", "editor"):
-            await registry.set_member(self.name, self.user(role), role, by=self.owner)
-        await registry.set_member(self.name, self.user("guest"), "viewer", by=self.owner)
+            await registry.members.put(self.name, self.user(role), role, by=self.owner)
+        await registry.members.put(self.name, self.user("guest"), "viewer", by=self.owner)
         if self.who == HOLDER:
             self.token = (await sessions.begin({}, session_id=f"other-{self.name}")).token
         elif self.who in UNKNOWN:

@@ -95,7 +95,7 @@ async def test_members_come_in_pages(ann: httpx.AsyncClient, shared: Reattach) -
     # Rule T23
     registry = await shared.running()
     for number in range(104):
-        await registry.set_member("s", f"user/{number:03}", "viewer", by="ann")
+        await registry.members.put("s", f"user/{number:03}", "viewer", by="ann")
     first = (await ann.get(MEMBERS)).json()
     assert len(first["items"]) == 100
     rest = (await ann.get(MEMBERS, params={"next": first["next"]})).json()

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from reattach.core.effects import Request as Proposed
 from reattach.errors import Forbidden, NotAuthenticated, StoreUnavailable
-from reattach.runtime.registry import User
+from reattach.runtime.access import User
 from reattach.server import models
 from reattach.server.app import Reattach
 from reattach.settings import Settings

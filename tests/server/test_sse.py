@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from reattach.runtime.registry import User
+from reattach.runtime.access import User
 from reattach.server.app import Reattach
 from reattach.server.sse import EventStream, TooMany
 from reattach.settings import Settings
@@ -427,5 +427,5 @@ async def test_a_user_has_so_many_streams_of_a_session() -> None:
         # The same client again takes the place of its older stream.
         again = EventStream(registry, settings, None)
         await again.join("s", ann, client_id="c", device_id="d", seq=0, after=None)
-        registry.disconnected(streams[0].connection, "gone")
+        registry.connections.disconnected(streams[0].connection, "gone")
         await EventStream(registry, settings, None).observe("s", ann, None)

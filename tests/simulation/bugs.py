@@ -26,8 +26,8 @@ from reattach.core.room import Room
 from reattach.core.session import Session
 from reattach.core.text import Edit, carry
 from reattach.runtime.committer import Committer, Member
+from reattach.runtime.connections import Connections
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry
 from reattach.store.base import Append, Outcome
 
 __all__ = ["BUGS", "SEEDS", "Bug"]
@@ -218,7 +218,7 @@ def who_is_ahead_of_the_log_begins_no_epoch(patch: pytest.MonkeyPatch) -> None:
     async def never(*_: Any) -> bool:
         return False
 
-    patch.setattr(Registry, "_begins_epoch", never)
+    patch.setattr(Connections, "_begins_epoch", never)
 
 
 @bug

@@ -5,16 +5,36 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from reattach.core.connection import Role
 
-if TYPE_CHECKING:
-    from reattach.runtime.registry import User
+__all__ = [
+    "Action",
+    "Authorize",
+    "SessionAccess",
+    "User",
+    "allows",
+    "at_most",
+    "effective_role",
+    "may",
+]
 
-__all__ = ["Action", "Authorize", "SessionAccess", "at_most", "effective_role", "may"]
+
+class User(msgspec.Struct, frozen=True):
+    """Who somebody is: ``id`` is any string up to 255 bytes.
+
+    ``expires_at``, in milliseconds since 1970, is when this has to be shown anew: connections are
+    closed then (4401). None: never. Who came with a token for one session alone is let in on
+    ``session_id`` and no other, with at most ``role``.
+    """
+
+    id: str
+    expires_at: int | None = None
+    session_id: str | None = None
+    role: str | None = None
 
 
 class Action(StrEnum):
@@ -54,7 +74,7 @@ class SessionAccess(msgspec.Struct, frozen=True, kw_only=True):
 Answer: TypeAlias = bool | str | None
 """Yes or no; a role: as it may; None: as the user's own role may."""
 
-Authorize: TypeAlias = "Callable[[User, SessionAccess, Action], Answer | Awaitable[Answer]]"
+Authorize: TypeAlias = Callable[[User, SessionAccess, Action], Answer | Awaitable[Answer]]
 """An application's word on what a user may do with a session, beside the session's members."""
 
 

@@ -28,8 +28,9 @@ from reattach.errors import (
     SessionNotFound,
     Unavailable,
 )
-from reattach.runtime.access import at_most
-from reattach.runtime.registry import Registry, User, token_member
+from reattach.runtime.access import User, at_most
+from reattach.runtime.members import token_member
+from reattach.runtime.registry import Registry
 from reattach.store.base import (
     Activity,
     Append,
@@ -113,7 +114,7 @@ async def holder(registry: Registry, token: str) -> User:
     if session_id is None:
         raise NotAuthenticated(_REFUSED)
     found = await registry.store.credential(session_id, _hash(token))
-    if found is None and await registry.was_erased(session_id, token_member(_hash(token))):
+    if found is None and await registry.members.was_erased(session_id, token_member(_hash(token))):
         raise SessionErased("the session was erased")
     if found is None or found.kind != "token" or _is_over(found, registry.clock.now()):
         raise NotAuthenticated(_REFUSED)
@@ -184,7 +185,7 @@ async def claim(registry: Registry, session_id: str, secret: str, user: User) ->
         if mine.user_id != record.user_id or not is_anonymous(record.user_id):
             raise SessionNotFound("there is no such session")
         over = [one for one in kept if one.user_id == record.user_id and one is not mine]
-        return registry.access_part(
+        return registry.members.part(
             room,
             Activity(activity_type="claimed", at=registry.clock.now(), user_id=user.id),
             session=msgspec.structs.replace(record, user_id=user.id),
@@ -225,7 +226,7 @@ async def hand_off(registry: Registry, session_id: str, user: User, role: str) -
     )
 
     def make(room: Room, kept: Sequence[CredentialRecord]) -> Append:
-        return registry.access_part(
+        return registry.members.part(
             room,
             Activity(activity_type="handed_off", at=now, user_id=user.id),
             credentials=[fresh],
@@ -257,7 +258,7 @@ async def redeem(registry: Registry, secret: str, device: HelloDevice) -> Redeem
         room.devices.check(link.user_id, device)
         token = _new("token", session_id)
         redeemed[:] = [Redeemed(session_id, token, link.user_id, role)]
-        return registry.access_part(
+        return registry.members.part(
             room,
             Activity(
                 activity_type="device_added", at=now, user_id=link.user_id, device_id=device.id
@@ -308,7 +309,7 @@ async def _change(
             return make(room, kept)
 
         try:
-            await registry.change_access(session_id, change)
+            await registry.members.change(session_id, change)
         except _Moved:
             continue
         except Unavailable:

@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope, Send
 from reattach.bus.base import Bus
 from reattach.bus.snapshots import Snapshots
 from reattach.errors import BadSetting, StoreError, Unavailable
-from reattach.runtime.access import Authorize
+from reattach.runtime.access import Authorize, User
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.credentials import holder
 from reattach.runtime.reactions import React, Reaction
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, ws
 from reattach.server.auth import Auth, Authenticate, nobody

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from reattach.errors import Forbidden, NotAuthenticated
+from reattach.runtime.access import User
 from reattach.runtime.credentials import is_anonymous, is_token
-from reattach.runtime.registry import User
 
 __all__ = ["MAX_USER_ID", "Auth", "Authenticate", "Holder", "bearer", "nobody"]
 

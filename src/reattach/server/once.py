@@ -14,8 +14,9 @@ from reattach.core.effects import Request as Proposed
 from reattach.core.effects import Result
 from reattach.core.session import Session
 from reattach.errors import BadRequest, KeyAnswered, ReattachError, Unavailable
+from reattach.runtime.access import User
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.store.base import CommitRecord, IdempotencyRecord
 from reattach.wire import encode
 

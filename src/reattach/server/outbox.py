@@ -15,8 +15,9 @@ from reattach.errors import (
     ReattachError,
     SessionEnded,
 )
+from reattach.runtime.access import User
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.store.base import (
     RefusalRecord,
 )

@@ -24,7 +24,8 @@ from reattach.errors import (
     SessionNotFound,
     Unavailable,
 )
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.access import User
+from reattach.runtime.registry import Registry
 from reattach.server.past import PlainPatches
 from reattach.settings import Settings
 from reattach.wire import Hello, HelloDevice, encode
@@ -91,7 +92,7 @@ class EventStream(Response):
         self._closed: tuple[int, str] | None = None
         self._epoch: str | None = None
         """The stream's one epoch: when another begins, all connections are sent away."""
-        self._connection = registry.connect(self)
+        self._connection = registry.connections.connect(self)
         # There is no hello to wait for.
         self._connection.phase = Phase.JOINING
 
@@ -101,7 +102,7 @@ class EventStream(Response):
         """Let a reader in that is no client; raises what keeps it out."""
         self._epoch, version = after or (None, None)
         with self._entering():
-            await self._registry.observe(
+            await self._registry.connections.observe(
                 self._connection,
                 session_id,
                 user,
@@ -134,12 +135,14 @@ class EventStream(Response):
             seq=seq,
         )
         with self._entering():
-            await self._registry.join(self._connection, session_id, user, hello, backlog=self._most)
+            await self._registry.connections.join(
+                self._connection, session_id, user, hello, backlog=self._most
+            )
 
     @contextlib.contextmanager
     def _entering(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._registry.disconnected, self._connection, "not let in")
+            stack.callback(self._registry.connections.disconnected, self._connection, "not let in")
             yield
             if self._closed is not None and not self._frames:
                 raise _refusal(*self._closed)
@@ -162,7 +165,7 @@ class EventStream(Response):
             self.close(Close.TOO_FAST, f"{why}: come back and resume")
             # Not at once: the registry may be in the middle of telling others the same.
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._registry.disconnected, self._connection, why)
+            loop.call_soon(self._registry.connections.disconnected, self._connection, why)
             return
         self._frames.extend(frames)
         self._waiting += sum(map(len, frames))
@@ -192,7 +195,7 @@ class EventStream(Response):
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._registry.disconnected(self._connection, "closed by the reader")
+            self._registry.connections.disconnected(self._connection, "closed by the reader")
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -230,7 +233,7 @@ class EventStream(Response):
         for start in range(0, len(data), _SLICE):
             body = data[start : start + _SLICE]
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            self._registry.heard(self._connection)
+            self._registry.connections.heard(self._connection)
 
     def _event(self, frame: bytes) -> bytes:
         head = _head.decode(frame)

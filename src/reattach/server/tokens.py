@@ -20,7 +20,7 @@ from jwt.algorithms import HMACAlgorithm
 from starlette.requests import HTTPConnection
 
 from reattach.errors import BadSetting, NotAuthenticated
-from reattach.runtime.registry import User
+from reattach.runtime.access import User
 from reattach.server.auth import MAX_USER_ID
 from reattach.server.jwks import KeySet
 from reattach.settings import Settings

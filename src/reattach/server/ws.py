@@ -19,7 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from reattach.core.connection import Close
 from reattach.errors import BadRequest, ReattachError, SessionNotFound
-from reattach.runtime.registry import Identify, Registry, User
+from reattach.runtime.access import User
+from reattach.runtime.connections import Identify
+from reattach.runtime.registry import Registry
 from reattach.server.problems import problem
 from reattach.server.served import Served
 from reattach.wire import SUBPROTOCOL
@@ -93,7 +95,7 @@ class Shell:
         self._paused = False
         self._closing = False
         self._cut: asyncio.TimerHandle | None = None
-        self._connection = registry.connect(self)
+        self._connection = registry.connections.connect(self)
 
     @property
     def closing(self) -> bool:
@@ -123,12 +125,12 @@ class Shell:
     def heard(self) -> None:
         """A sign of life came that is no message."""
         if self._identify is _identified:  # before its hello it has only so long
-            self._registry.heard(self._connection)
+            self._registry.connections.heard(self._connection)
 
     def left(self, code: int) -> None:
         """The client closes: answer it, and tell the registry before the line is gone."""
         self.close(code, "")
-        self._registry.disconnected(self._connection, "closed by the client")
+        self._registry.connections.disconnected(self._connection, "closed by the client")
 
     # Send and dispatch: what the registry calls
 
@@ -143,7 +145,7 @@ class Shell:
             self.close(Close.TOO_FAST, "too slow to read: come back and resume")
             # Not at once: the registry may be in the middle of telling others the same.
             why = "too slow to read"
-            self._loop.call_soon(self._registry.disconnected, self._connection, why)
+            self._loop.call_soon(self._registry.connections.disconnected, self._connection, why)
 
     def close(self, code: int, reason: str) -> None:
         """Close, once. A client that does not answer is cut off after `CLOSE_TIMEOUT`."""
@@ -178,7 +180,7 @@ class Shell:
         come once a minute only. Both count as alive.
         """
         if self._paused or not self._pipe.ping():
-            self._registry.heard(self._connection)
+            self._registry.connections.heard(self._connection)
 
     # Stop
 
@@ -188,13 +190,13 @@ class Shell:
         self._backlog.clear()
         if self._cut is not None:
             self._cut.cancel()
-        self._registry.disconnected(self._connection, why)
+        self._registry.connections.disconnected(self._connection, why)
 
     # Inside
 
     def _feed(self, data: bytes) -> None:
         identify, self._identify = self._identify, _identified
-        self._registry.feed(self._connection, self._session_id, identify, data)
+        self._registry.connections.feed(self._connection, self._session_id, identify, data)
 
     def _catch_up(self) -> None:
         while self._backlog and not self._paused:
@@ -204,7 +206,7 @@ class Shell:
 
     def hang_up(self, code: int, reason: str) -> None:
         self.close(code, reason)
-        self._registry.disconnected(self._connection, reason)
+        self._registry.connections.disconnected(self._connection, reason)
 
 
 async def _identified(_: str | None) -> User:

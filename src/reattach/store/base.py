@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -221,6 +221,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     epoch: str
     access_version: int
+
+    @classmethod
+    def of(cls, record: SessionRecord) -> Self:
+        """Return where a session stands by its row."""
+        return cls(version=record.version, epoch=record.epoch, access_version=record.access_version)
 
 
 class Append(msgspec.Struct, kw_only=True):

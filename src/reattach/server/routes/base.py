@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reattach.errors import NotAuthenticated
-from reattach.runtime.access import Action
+from reattach.runtime.access import Action, User
 from reattach.runtime.host import Host
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.server import models
 from reattach.server.auth import bearer
 from reattach.server.served import Served
@@ -90,7 +90,7 @@ class Routes:
     ) -> tuple[Registry, Host, str]:
         """Return an open session and the caller's role; raises what keeps the caller from it."""
         registry = await self.running()
-        host, role = await registry.admit(session_id, user_of(request), action)
+        host, role = await registry.members.admit(session_id, user_of(request), action)
         return registry, host, role
 
 

@@ -61,7 +61,7 @@ class MemberRoutes(Routes):
         if not 0 < len(user_id.encode("utf-8", "surrogatepass")) <= MAX_USER_ID:
             raise BadRequest(f"expected a user id of 1 to {MAX_USER_ID} bytes", code="bad_id")
         registry, _, _ = await self.open(request, session_id, Action.MANAGE)
-        await registry.set_member(session_id, user_id, role, by=user_of(request).id)
+        await registry.members.put(session_id, user_id, role, by=user_of(request).id)
         return json_answer(encode({"user_id": user_id, "role": role}))
 
     async def remove(
@@ -71,5 +71,5 @@ class MemberRoutes(Routes):
         me = user_of(request).id
         action = Action.READ if user_id == me else Action.MANAGE
         registry, _, _ = await self.open(request, session_id, action)
-        await registry.remove_member(session_id, user_id, by=me)
+        await registry.members.remove(session_id, user_id, by=me)
         return Response(status_code=204)

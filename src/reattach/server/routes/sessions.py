@@ -23,9 +23,9 @@ from reattach.errors import (
     TooLarge,
     VersionGone,
 )
-from reattach.runtime.access import Action
+from reattach.runtime.access import Action, User
 from reattach.runtime.credentials import begin
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.registry import Registry
 from reattach.server import models
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
 from reattach.server.once import Once, replay, submit
@@ -286,7 +286,7 @@ class SessionRoutes(Routes):
                     if record.user_id == user_id:
                         await registry.erase(record.session_id)
                     else:
-                        await registry.remove_member(record.session_id, user_id, by=user_id)
+                        await registry.members.remove(record.session_id, user_id, by=user_id)
                 except SessionNotFound:
                     continue  # it was erased meanwhile
             if not page.items:

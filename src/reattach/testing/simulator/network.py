@@ -14,7 +14,8 @@ from random import Random
 from typing import Any, Protocol
 
 from reattach.core.connection import Connection
-from reattach.runtime.registry import Registry, User
+from reattach.runtime.access import User
+from reattach.runtime.registry import Registry
 
 __all__ = ["USER", "Heard", "Link", "LinkWitness"]
 
@@ -89,7 +90,7 @@ class Link:
     def _accept(self) -> None:
         if self.node_gone or self.device_gone:
             return
-        self.connection = self._registry.connect(self)
+        self.connection = self._registry.connections.connect(self)
         self._down(self._stands)
 
     def _stands(self) -> None:
@@ -110,7 +111,7 @@ class Link:
 
     def _feed(self, frame: bytes) -> None:
         if self.connection is not None:
-            self._registry.feed(self.connection, self.session_id, _identify, frame)
+            self._registry.connections.feed(self.connection, self.session_id, _identify, frame)
 
     def hang_up(self) -> None:
         """The device closes the connection; the node hears of it in its turn."""
@@ -120,7 +121,7 @@ class Link:
     def _left(self, why: str) -> None:
         if not self.node_gone and self.connection is not None:
             self.node_gone = True
-            self._registry.disconnected(self.connection, why)
+            self._registry.connections.disconnected(self.connection, why)
 
     # Node to device: what the registry calls
 
@@ -172,7 +173,7 @@ class Link:
 
     def _alive(self) -> None:
         if not self.node_gone and self.connection is not None:
-            self._registry.heard(self.connection)
+            self._registry.connections.heard(self.connection)
 
     # What befalls it
 

@@ -1,0 +1,82 @@
+"""Reading sessions that are to be opened."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from reattach.bus.snapshots import Snapshot, Snapshots, proof
+from reattach.errors import SessionNotFound, StoreError, Unavailable
+from reattach.store.base import Loaded, SessionRecord, Standing, Store, Tombstone
+
+__all__ = ["Loader"]
+
+log = structlog.get_logger("reattach.loader")
+
+
+class Loader:
+    """Reads sessions, from the database or on from a snapshot that is of its history."""
+
+    def __init__(self, store: Store, snapshots: Snapshots | None, *, timeout_ms: int) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._timeout_ms = timeout_ms
+
+    async def load(self, session_id: str) -> tuple[Loaded, int]:
+        """Read a session.
+
+        With it comes what the log weighs between the newest state in the database and the one
+        that was found. Raises `SessionNotFound`, or `Unavailable`.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                loaded, log_bytes = await self._read(session_id)
+        except (TimeoutError, StoreError) as error:
+            raise _not_loaded(session_id, error) from error
+        if loaded is None:
+            raise SessionNotFound("there is no such session")
+        return loaded, log_bytes
+
+    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
+        """Read what a user is to a session; raises `Unavailable`."""
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await self._store.standing(session_id, user_id)
+        except (TimeoutError, StoreError) as error:
+            raise _not_loaded(session_id, error) from error
+
+    async def _read(self, session_id: str) -> tuple[Loaded | None, int]:
+        """Read a session, from a snapshot on if there is one that is worth it."""
+        held = [] if self._snapshots is None else await self._snapshots.get(session_id)
+        for snapshot in held:
+            loaded = await self._read_on(snapshot)
+            if loaded is not None:
+                return loaded, snapshot.log_bytes
+        return await self._store.load(session_id), 0
+
+    async def _read_on(self, snapshot: Snapshot) -> Loaded | None:
+        """Read what came after a snapshot; None where it is not of the history in the database.
+
+        The session's row is read first: what came after it is found by the next comparison.
+        """
+        session_id, version = snapshot.session_id, snapshot.saved.version
+        record = await self._store.session(session_id)
+        if not isinstance(record, SessionRecord) or record.epoch != snapshot.epoch:
+            return None
+        commits = await self._store.log(session_id, first=version, last=record.version)
+        if len(commits) != record.version - version + 1 or proof(commits[0].body) != snapshot.proof:
+            return None
+        return Loaded(
+            session=record,
+            saved=snapshot.saved,
+            tail=commits[1:],
+            conflicts=snapshot.conflicts,
+            devices=await self._store.devices(session_id),
+            members=await self._store.members(session_id),
+        )
+
+
+def _not_loaded(session_id: str, error: Exception) -> Unavailable:
+    log.error("a session could not be loaded", session=session_id, error=str(error))
+    return Unavailable("the session cannot be loaded now: nothing was lost")
