@@ -4,8 +4,9 @@
  * @packageDocumentation
  */
 
+import type { ConnectOptions } from "./api.js";
 import type { JsonObject } from "./core/json.js";
-import { type ConnectOptions, Session } from "./session.js";
+import { Session } from "./session.js";
 
 /**
  * Opens a session, at once and offline too: what this device knows of it is shown as soon as its
@@ -29,15 +30,6 @@ export function connect<State extends object = JsonObject>(
   return new Session<State>(options);
 }
 
-export { OpError, ReattachError } from "./core/errors.js";
-export type { Json, JsonArray, JsonObject } from "./core/json.js";
-export type { Status } from "./core/session.js";
-export { carryPosition, carrySplice, type Splice, spliceBetween } from "./core/typing.js";
-export type { Change as SentChange, DeviceStatus as Device, Operation } from "./core/wire.js";
-export type { Environment } from "./env.js";
-export { memoryStore } from "./kv/memory.js";
-export type { Store, Transaction } from "./kv/store.js";
-export { type RedeemOptions, redeem } from "./redeem.js";
 export type {
   Change,
   Conflict,
@@ -48,5 +40,14 @@ export type {
   RejectedChange,
   SessionEvents,
   Token,
-} from "./session.js";
+} from "./api.js";
+export { OpError, ReattachError } from "./core/errors.js";
+export type { Json, JsonArray, JsonObject } from "./core/json.js";
+export type { Status } from "./core/session.js";
+export { carryPosition, carrySplice, type Splice, spliceBetween } from "./core/typing.js";
+export type { Change as SentChange, DeviceStatus as Device, Operation } from "./core/wire.js";
+export type { Environment } from "./env.js";
+export { memoryStore } from "./kv/memory.js";
+export type { Store, Transaction } from "./kv/store.js";
+export { type RedeemOptions, redeem } from "./redeem.js";
 export { Session } from "./session.js";

@@ -25,3 +25,8 @@ export class OpError extends ReattachError {
     this.path = path;
   }
 }
+
+/** What a caught value says of itself. */
+export function text(reason: unknown): string {
+  return reason instanceof Error ? reason.message : String(reason);
+}

@@ -1,9 +1,10 @@
 /** Pages of browser profiles: what tabs share, and what dies with one. */
 
 import { connect } from "../../src";
+import type { ConnectOptions } from "../../src/api";
 import { browserEnvironment, type ChannelLike, type Environment } from "../../src/env";
 import { idbStore } from "../../src/kv/idb";
-import type { ConnectOptions, Session } from "../../src/session";
+import type { Session } from "../../src/session";
 import type { FakeServer } from "./server";
 
 let profiles = 0;

@@ -1,0 +1,154 @@
+/** What an application hands in and gets back: options, changes, lists, events. */
+
+import type { Json, JsonObject } from "./core/json.js";
+import type { Status } from "./core/session.js";
+import type { Conflict as ConflictRecord, Operation } from "./core/wire.js";
+import type { Environment } from "./env.js";
+import type { Store } from "./kv/store.js";
+
+/** What is read of a state: frozen all the way down. Change it with `session.update`. */
+export type DeepReadonly<T> = T extends readonly (infer Item)[]
+  ? number extends T["length"]
+    ? readonly DeepReadonly<Item>[]
+    : { readonly [At in keyof T]: DeepReadonly<T[At]> }
+  : T extends object
+    ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
+    : T;
+
+/**
+ * A bearer token, or how to get a fresh one: called for each connection, also after a 4401. Where it
+ * answers undefined, a cookie says who is there.
+ */
+export type Token = string | (() => string | undefined | Promise<string | undefined>);
+
+/** A link that lets one other device in. */
+export interface Handoff {
+  readonly link: string;
+  /** Until when it can be opened, in milliseconds since 1970. */
+  readonly expiresAt: number;
+}
+
+export interface ConnectOptions {
+  /** Where the server is, with the prefix it is mounted under. The page's origin by default. */
+  url?: string;
+  /** The session's id: `[A-Za-z0-9._:~-]{1,128}`. */
+  session: string;
+  /**
+   * The id of who is signed in, as the server knows it. Keeps what users of one browser profile have
+   * on it apart: nobody sees or sends what another one typed, and it is there when they come back. A
+   * token or a cookie of somebody else gets no line (`not_authenticated`). Left out, whatever is kept
+   * without a user is taken: that of whoever uses the profile, where nobody signs in.
+   */
+  user?: string;
+  token?: Token;
+  /** How this device is shown to the session's other devices. */
+  device?: { name?: string; info?: JsonObject };
+  /**
+   * Creates the session where it is not there. With a `state`, and no server to be reached, work
+   * begins on that.
+   */
+  create?: { state?: object; schema?: string };
+  /** The version of the session's schema that this application was written for. */
+  schemaVersion?: number;
+  /** Parts of the environment to replace: for tests, workers, old browsers. */
+  env?: Partial<Environment>;
+  /** Where to keep things, in place of IndexedDB. */
+  store?: Store;
+}
+
+/** A change on its way. Ignoring it is fine: a refusal is also listed in `session.rejected`. */
+export interface Change {
+  /** Names the change on this device. */
+  readonly ref: string;
+  /**
+   * Resolves with true when the change is on this device's disk, with false when this device
+   * cannot keep it (`status.storage` is `"memory"`). Never rejects.
+   */
+  readonly stored: Promise<boolean>;
+  /**
+   * Resolves when the change is in the server's database; that can take until the network is back.
+   * Rejects with a `ReattachError` whose `code` is the server's when it was refused for good.
+   */
+  readonly acknowledged: Promise<void>;
+}
+
+/** A value that a merge did not keep, and how to have it back. */
+export interface Conflict extends ConflictRecord {
+  /** Settles it on all devices: `"kept"`, `"lost"`, or another `{ value }`. */
+  resolve(keep: "kept" | "lost" | { value: Json }): Change;
+}
+
+/** A change that the server refused for good. It stays in this list until it is dealt with. */
+export interface RejectedChange {
+  readonly ref: string;
+  /** The protocol's code, such as `forbidden`, `test_failed`, `schema_changed`. */
+  readonly code: string;
+  readonly message: string;
+  /** The JSON Pointer of the operation that was the reason, where one was. */
+  readonly path: string | undefined;
+  readonly ops: readonly Operation[];
+  /** When its user acted, in milliseconds since 1970. */
+  readonly at: number;
+  /** Makes the change anew, over the state of now. Throws `OpError` where it makes no sense there. */
+  sendAgain(): Change;
+  /** Makes another change in its place. Throws as `sendAgain` does. */
+  edit(ops: readonly Operation[]): Change;
+  /** Forgets it. */
+  discard(): void;
+}
+
+/** A value of this device alone: kept with the session, never sent. */
+export interface LocalValue<T> {
+  get(): T | undefined;
+  /** Any value that structured clone can copy; `undefined` removes it. */
+  set(value: T | undefined): void;
+  /** Calls back after each `set` in this tab, and once when the device's value has been read. */
+  subscribe(listener: () => void): () => void;
+}
+
+/** What `addEventListener` offers, each as a `CustomEvent` with this `detail`. */
+export interface SessionEvents {
+  connectionStatusChanged: { connection: Status["connection"] };
+  disconnectionDetected: { connection: Status["connection"] };
+  reconnectionDetected: { connection: Status["connection"] };
+  initialStateReceived: { version: number; created: boolean };
+  stateUpdateReceived: unknown;
+  sessionRestored: unknown;
+  changeRejected: { ref: string; code: string; message: string };
+  conflictDetected: ConflictRecord;
+  /** The application is too old for the session's schema: see `status.readOnly`. Reload it. */
+  upgradeRequired: { message: string };
+  /**
+   * The server's history was lost (a backup was restored). `lost.state` is what this device had
+   * confirmed before; what the server had not decided has been sent again.
+   */
+  historyLost: { lost: { epoch: string | null; version: number; state: JsonObject } };
+  /** The server has every change of this device. */
+  saved: { version: number };
+  checkpointSaved: { checkpoint: unknown };
+  presence: { device_id: string; data: unknown };
+}
+
+/** An `EventTarget` that knows what its events carry. */
+export interface SessionTarget extends EventTarget {
+  addEventListener<Name extends keyof SessionEvents>(
+    type: Name,
+    listener: (event: CustomEvent<SessionEvents[Name]>) => void,
+    options?: AddEventListenerOptions | boolean,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: AddEventListenerOptions | boolean,
+  ): void;
+  removeEventListener<Name extends keyof SessionEvents>(
+    type: Name,
+    listener: (event: CustomEvent<SessionEvents[Name]>) => void,
+    options?: EventListenerOptions | boolean,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: EventListenerOptions | boolean,
+  ): void;
+}

@@ -1,0 +1,127 @@
+/**
+ * One session's server: who asks it, the line to it, and what is asked of it beside the line. It
+ * feeds what comes, and decides nothing.
+ */
+
+import type { Handoff, Token } from "./api.js";
+import type { HistoryItem, Input } from "./core/effects.js";
+import { text } from "./core/errors.js";
+import type { ClientFrame } from "./core/wire.js";
+import type { Environment } from "./env.js";
+import { ask } from "./http.js";
+import { type Line, openLine } from "./socket.js";
+
+export class Connection {
+  /** Who is signed in here, and how the server is told. */
+  user: string | undefined;
+  token: Token | undefined;
+  /** Until then it is not known whose the line will be. */
+  claimed: Promise<void> = Promise.resolve();
+  readonly #env: Environment;
+  readonly #base: string;
+  readonly #id: string;
+  readonly #feed: (input: Input) => void;
+  #line: Line | null = null;
+  #attempt = 0;
+
+  /** `base`: the server's address with the prefix it is mounted under; `id`: the session's. */
+  constructor(env: Environment, base: string, id: string, feed: (input: Input) => void) {
+    this.#env = env;
+    this.#base = base;
+    this.#id = encodeURIComponent(id);
+    this.#feed = feed;
+  }
+
+  /** Opens a line; what becomes of it is fed. */
+  async dial(): Promise<void> {
+    const attempt = ++this.#attempt;
+    let token: string | undefined;
+    await this.claimed;
+    try {
+      token = await this.bearer();
+    } catch (reason) {
+      if (attempt === this.#attempt)
+        this.#feed({ type: "closed", code: 4401, reason: text(reason) });
+      return;
+    }
+    if (attempt !== this.#attempt) return;
+    this.#feed({ type: "dialing" });
+    const path = `/ws/session/${this.#id}`;
+    try {
+      this.#line = openLine(this.#env, this.#base.replace(/^http/, "ws") + path, {
+        opened: () => this.#feed({ type: "opened", token, userId: this.user }),
+        frame: (frame) => this.#feed({ type: "frame", frame }),
+        closed: (code, reason) => {
+          this.#line = null;
+          this.#feed({ type: "closed", code, reason });
+        },
+      });
+    } catch (reason) {
+      this.#feed({ type: "closed", code: 1006, reason: text(reason) });
+    }
+  }
+
+  send(frame: ClientFrame): void {
+    this.#line?.send(frame);
+  }
+
+  /** Nothing is heard of the line, or of the attempt at one, from here on. */
+  hangUp(): void {
+    this.#attempt++;
+    this.#line?.stop();
+    this.#line = null;
+  }
+
+  /** Feeds what a client's changes became. */
+  async history(clientId: string, from: number): Promise<void> {
+    const commits: HistoryItem[] = [];
+    try {
+      const token = await this.bearer();
+      let next: string | null = null;
+      do {
+        const query: URLSearchParams = new URLSearchParams({
+          client_id: clientId,
+          from: String(from),
+        });
+        if (next !== null) query.set("next", next);
+        const answer = await this.#env.fetch(`${this.#address}/history?${query}`, {
+          headers: token === undefined ? {} : { Authorization: `Bearer ${token}` },
+        });
+        if (!answer.ok) throw new Error(`expected the history, got ${answer.status}`);
+        const page = (await answer.json()) as { items: HistoryItem[]; next?: string | null };
+        commits.push(...page.items);
+        next = page.next ?? null;
+      } while (next !== null);
+      this.#feed({ type: "history", commits });
+    } catch {
+      this.#feed({ type: "history", commits: null });
+    }
+  }
+
+  /** Makes a session that nobody had signed in for that of `token`'s user, and answers who that is. */
+  async claim(claimSecret: string, bearer: string | undefined): Promise<string> {
+    const answer = await ask(this.#env, `${this.#address}/claim`, bearer, {
+      claim_secret: claimSecret,
+    });
+    return (answer as { user_id: string }).user_id;
+  }
+
+  /** A link for another device, to `url`. */
+  async handOff(url: string | undefined): Promise<Handoff> {
+    const bearer = await this.bearer();
+    const to = url?.split("#", 1)[0];
+    const body = to === undefined ? {} : { url: to };
+    const answer = await ask(this.#env, `${this.#address}/handoff`, bearer, body);
+    const { link, expires_at: expiresAt } = answer as { link: string; expires_at: number };
+    return { link, expiresAt };
+  }
+
+  /** The token of now: `given`, else the one that the application gave. */
+  async bearer(given: Token | undefined = this.token): Promise<string | undefined> {
+    return typeof given === "function" ? await given() : given;
+  }
+
+  get #address(): string {
+    return `${this.#base}/api/v0/session/${this.#id}`;
+  }
+}
