@@ -21,6 +21,7 @@ from reattach.runtime.registry import Registry
 from reattach.sessions import Sessions
 from reattach.store.base import (
     Append,
+    CheckpointRecord,
     ClientRecord,
     CommitRecord,
     CredentialRecord,
@@ -219,6 +220,18 @@ class FaultyStore:
     ) -> Page:
         return await self._call(
             "conflicts", lambda: self.inner.conflicts(session_id, status, after, limit)
+        )
+
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        return await self._call(
+            "checkpoints", lambda: self.inner.checkpoints(session_id, after, limit)
+        )
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        return await self._call(
+            "checkpoint", lambda: self.inner.checkpoint(session_id, checkpoint_id)
         )
 
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:

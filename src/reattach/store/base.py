@@ -31,6 +31,7 @@ import msgspec
 __all__ = [
     "Activity",
     "Append",
+    "CheckpointRecord",
     "Claim",
     "ClientAdvance",
     "ClientRecord",
@@ -126,6 +127,20 @@ class ConflictRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     version: int
     body: bytes
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A mark on a version. ``kind`` is ``automatic``, ``named`` or ``before_restore``; ``step`` and
+    ``data`` are JSON values as bytes.
+    """
+
+    checkpoint_id: str
+    name: str | None = None
+    kind: str
+    version: int
+    step: bytes | None = None
+    data: bytes | None = None
+    created_at: int
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,6 +263,8 @@ class Append(msgspec.Struct, kw_only=True):
     refusals: list[RefusalRecord] = msgspec.field(default_factory=list)
     clients: list[ClientAdvance] = msgspec.field(default_factory=list)
     conflicts: list[ConflictRecord] = msgspec.field(default_factory=list)
+    checkpoints: list[CheckpointRecord] = msgspec.field(default_factory=list)
+    """One whose id is there already stays as it was."""
     devices: list[DeviceRecord] = msgspec.field(default_factory=list)
     activity: list[Activity] = msgspec.field(default_factory=list)
     members: list[MemberRecord] = msgspec.field(default_factory=list)
@@ -400,6 +417,14 @@ class Store(Protocol):
         self, session_id: str, status: str | None, after: str | None, limit: int
     ) -> Page:
         """List conflicts as `ConflictRecord`, newest first; ``status`` None means all."""
+
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the marks as `CheckpointRecord`, newest version first."""
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        """Read a mark; with None the newest that is not a ``before_restore``."""
 
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
         """List the activity log as `Activity`, newest first."""

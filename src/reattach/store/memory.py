@@ -16,6 +16,7 @@ from reattach.errors import StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Activity,
     Append,
+    CheckpointRecord,
     Claim,
     ClientRecord,
     CommitRecord,
@@ -68,6 +69,7 @@ class _Session:
         self.clients: dict[str, ClientRecord] = {}
         self.refusals: dict[tuple[str, int], RefusalRecord] = {}
         self.conflicts: dict[str, ConflictRecord] = {}
+        self.checkpoints: dict[str, CheckpointRecord] = {}
         self.devices: dict[str, DeviceRecord] = {}
         self.members: dict[str, MemberRecord] = {}
         self.credentials: dict[bytes, CredentialRecord] = {}
@@ -83,6 +85,7 @@ class _Session:
             "clients",
             "refusals",
             "conflicts",
+            "checkpoints",
             "devices",
             "members",
             "credentials",
@@ -235,6 +238,8 @@ class MemoryStore:
         session.commits |= {commit.version: commit for commit in part.commits}
         session.refusals |= {(one.client_id, one.seq): one for one in part.refusals}
         session.conflicts |= {conflict.conflict_id: conflict for conflict in part.conflicts}
+        for mark in part.checkpoints:
+            session.checkpoints.setdefault(mark.checkpoint_id, mark)
         for device in part.devices:
             earlier = session.devices.get(device.device_id, device)
             session.devices[device.device_id] = msgspec.structs.replace(
@@ -413,6 +418,38 @@ class MemoryStore:
             next=place_mark(*_conflict_place(found[limit - 1])) if more else None,
         )
 
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the marks, newest version first."""
+        await self.check()
+        place = place_after(after)
+        session = self._sessions.get(session_id)
+        found = sorted(
+            (
+                one
+                for one in (session.checkpoints.values() if session is not None else ())
+                if _checkpoint_place(one) < place
+            ),
+            key=_checkpoint_place,
+            reverse=True,
+        )
+        more = len(found) > limit
+        return Page(
+            items=found[:limit],
+            next=place_mark(*_checkpoint_place(found[limit - 1])) if more else None,
+        )
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        """Read a mark; with None the newest that is not a ``before_restore``."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        marks = session.checkpoints if session is not None else {}
+        if checkpoint_id is not None:
+            return marks.get(checkpoint_id)
+        meant = (one for one in marks.values() if one.kind != "before_restore")
+        return max(meant, key=_checkpoint_place, default=None)
+
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
         """List the activity log, newest first."""
         await self.check()
@@ -512,6 +549,10 @@ def _session_place(row: SessionRecord) -> tuple[int, str]:
 
 def _conflict_place(conflict: ConflictRecord) -> tuple[int, str]:
     return conflict.version, conflict.conflict_id
+
+
+def _checkpoint_place(mark: CheckpointRecord) -> tuple[int, str]:
+    return mark.version, mark.checkpoint_id
 
 
 def _oldest_first(devices: Iterable[DeviceRecord]) -> list[DeviceRecord]:

@@ -10,7 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from reattach.errors import BadRequest, StoreRefused
-from reattach.store.base import Append, CommitRecord, ConflictRecord, Tombstone
+from reattach.store.base import (
+    Append,
+    CheckpointRecord,
+    CommitRecord,
+    ConflictRecord,
+    Tombstone,
+)
 
 __all__ = [
     "FIRST_PAGE",
@@ -22,6 +28,7 @@ __all__ = [
     "entry_mark",
     "place_after",
     "place_mark",
+    "to_checkpoint",
     "to_commit",
     "to_conflict",
     "to_number",
@@ -166,6 +173,19 @@ def to_conflict(row: Sequence[Any]) -> ConflictRecord:
     """Make a conflict of its row."""
     return ConflictRecord(
         conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
+    )
+
+
+def to_checkpoint(row: Sequence[Any]) -> CheckpointRecord:
+    """Make a mark of its row."""
+    return CheckpointRecord(
+        checkpoint_id=row[0],
+        name=row[1],
+        kind=row[2],
+        version=row[3],
+        step=row[4],
+        data=row[5],
+        created_at=row[6],
     )
 
 

@@ -26,6 +26,7 @@ from reattach.errors import BadRequest, StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Activity,
     Append,
+    CheckpointRecord,
     Claim,
     ClientAdvance,
     ClientRecord,
@@ -168,6 +169,12 @@ def conflict(conflict_id: str, version: int, *, status: str = "auto") -> Conflic
     )
 
 
+def checkpoint(checkpoint_id: str, version: int, **fields: Any) -> CheckpointRecord:
+    """Make a mark on a version."""
+    plain: dict[str, Any] = {"kind": "named", "created_at": T0 + version}
+    return CheckpointRecord(checkpoint_id=checkpoint_id, version=version, **(plain | fields))
+
+
 def device(device_id: str, **fields: Any) -> DeviceRecord:
     """Make a device of a session."""
     plain: dict[str, Any] = {
@@ -256,6 +263,7 @@ async def everything(store: Store, session_id: str) -> tuple[object, ...]:
         list(await store.devices(session_id)),
         list(await store.members(session_id)),
         list(await store.credentials(session_id)),
+        await pages(store.checkpoints, session_id),
     )
 
 
@@ -380,9 +388,12 @@ class StoreSuite:
             [],
             [],
             [],
+            [[]],
         )
         assert await store.standing("s1", USER) is None
         assert await store.credential("s1", b"hash") is None
+        assert await store.checkpoint("s1", "k1") is None
+        assert await store.checkpoint("s1", None) is None
 
     # --- Creating
 
@@ -490,7 +501,7 @@ class StoreSuite:
         part = change("s1", 1, count=0, session=None, activity=[activity(1)])
         assert list(await store.append([part])) == [OK]
         after = await everything(store, "s1")
-        assert [before[n] == after[n] for n in range(10)] == [n != 6 for n in range(10)]
+        assert [before[n] == after[n] for n in range(11)] == [n != 6 for n in range(11)]
 
     async def test_append_order(self, store: Store) -> None:
         """Outcomes stand in the order of the batch, whatever it holds."""
@@ -999,6 +1010,29 @@ class StoreSuite:
                 assert len(flat) == len(wanted)
         assert await store.conflicts("s1", "resolved", None, 10) == Page(items=[], next=None)
 
+    async def test_checkpoints(self, store: Store) -> None:
+        """Marks come newest version first, each once; one whose id is there stays as it was."""
+        given = [
+            checkpoint("m0", 0, kind="automatic"),
+            checkpoint("m1", 1, name="\x00é", step=b'"s"', data=b'{"a":"\\u0000"}'),
+            checkpoint("m2", 1),
+            checkpoint("m3", 3, kind="before_restore"),
+        ]
+        await store.append([creation("s1"), creation("s2")])
+        assert list(await store.append([change("s1", 0, count=3, checkpoints=given[:2])])) == [OK]
+        later = [*given[2:], checkpoint("m1", 3), checkpoint("m2", 9)]
+        stale = change("s1", 0, checkpoints=[checkpoint("m4", 3)])
+        assert list(await store.append([stale])) == [STALE]
+        part = change("s1", 3, count=0, session=None, checkpoints=later)
+        assert list(await store.append([part, creation("s3")])) == [OK, OK]
+        for limit in (1, 3, 100):
+            found = await pages(store.checkpoints, "s1", limit=limit)
+            assert [one for page in found for one in page] == given[::-1]
+        assert await store.checkpoint("s1", "m1") == given[1]
+        assert await store.checkpoint("s1", "m4") is None
+        assert await store.checkpoint("s2", "m1") is None
+        assert await store.checkpoint("s1", None) == given[2]
+
     async def test_activity_pages(self, store: Store) -> None:
         """The activity log comes newest first; lines of one moment as they were written."""
         await store.append([creation("s1"), creation("s2")])
@@ -1354,6 +1388,7 @@ class StoreSuite:
                     refusals=[refusal(3)],
                     clients=[advance(0, 3)],
                     conflicts=[conflict("k1", 1)],
+                    checkpoints=[checkpoint("m1", 1)],
                     devices=[device("d1")],
                     activity=[activity(1)],
                 )
@@ -1381,6 +1416,7 @@ class StoreSuite:
             [],
             [],
             [],
+            [[]],
         )
         assert await store.standing("s1", USER) == left
         assert await store.standing("s1", "eve") == left
@@ -1423,6 +1459,7 @@ class DurableStoreSuite(StoreSuite):
                     refusals=[refusal(3)],
                     clients=[advance(0, 3)],
                     conflicts=[conflict("k1", 1)],
+                    checkpoints=[checkpoint("m1", 2, name="a\x00b", step=b"1", data=b"[]")],
                     devices=[device("d1", is_primary=True)],
                     activity=[activity(1)],
                     idempotency=answer("k1"),

@@ -19,6 +19,7 @@ from reattach.errors import StoreError, StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Activity,
     Append,
+    CheckpointRecord,
     ClientRecord,
     CommitRecord,
     CredentialRecord,
@@ -48,6 +49,7 @@ from reattach.store.postgres.rows import (
     Batch,
     plain,
     text,
+    to_checkpoint,
     to_client,
     to_credential,
     to_device,
@@ -308,6 +310,26 @@ class PostgresStore:
         items = [to_conflict(row) for row in rows[:limit]]
         last = items[-1] if len(rows) > limit else None
         return Page(items=items, next=place_mark(last.version, last.conflict_id) if last else None)
+
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the marks, newest version first."""
+        version, name = place_after(after)
+        bounds = (text(session_id), version, text(name), limit + 1)
+        rows = await self._all(sql.LIST_CHECKPOINTS, *bounds)
+        items = [to_checkpoint(row) for row in rows[:limit]]
+        last = items[-1] if len(rows) > limit else None
+        following = place_mark(last.version, last.checkpoint_id) if last else None
+        return Page(items=items, next=following)
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        """Read a mark; with None the newest that is not a ``before_restore``."""
+        if checkpoint_id is None:
+            row = await self._one(sql.READ_LATEST_CHECKPOINT, text(session_id))
+        else:
+            row = await self._one(sql.READ_CHECKPOINT, text(session_id), text(checkpoint_id))
+        return None if row is None else to_checkpoint(row)
 
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
         """List the activity log, newest first."""

@@ -14,6 +14,7 @@ from msgspec.structs import astuple
 
 from reattach.store.base import (
     Append,
+    CheckpointRecord,
     ClientAdvance,
     ClientRecord,
     CredentialRecord,
@@ -28,6 +29,7 @@ from reattach.store.base import (
     Tombstone,
 )
 from reattach.store.postgres import sql
+from reattach.store.shared import to_checkpoint as _to_checkpoint
 from reattach.store.shared import to_commit, to_conflict
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Batch",
     "plain",
     "text",
+    "to_checkpoint",
     "to_client",
     "to_credential",
     "to_device",
@@ -179,6 +182,11 @@ class Batch:
                         *(conflict.status, conflict.version, conflict.body),
                     ),
                 )
+        for mark in part.checkpoints:
+            self._put(
+                sql.CHECKPOINTS,
+                (number, name, mark.checkpoint_id, text(mark.name), *astuple(mark)[2:]),
+            )
         if part.devices:
             first = {one.device_id: one.created_at for one in reversed(part.devices)}
             for device in {one.device_id: one for one in part.devices}.values():
@@ -220,6 +228,7 @@ PIECES: Final = (
     sql.COMMITS,
     sql.REFUSALS,
     sql.CONFLICTS,
+    sql.CHECKPOINTS,
     sql.DEVICES,
     sql.ACTIVITY,
     sql.REACTIONS,
@@ -278,6 +287,11 @@ def to_loaded(row: Row) -> Loaded:
         devices=[to_device(one) for one in row[18]],
         members=to_members(row[19]),
     )
+
+
+def to_checkpoint(row: Row) -> CheckpointRecord:
+    mark = _to_checkpoint(row)
+    return mark if mark.name is None else msgspec.structs.replace(mark, name=plain(mark.name))
 
 
 def to_device(row: Row) -> DeviceRecord:

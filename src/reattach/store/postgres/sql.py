@@ -258,6 +258,22 @@ new_devices AS (
 )""",
 )
 
+CHECKPOINTS: Final = Piece(
+    types=("int4", "text", "text", "text", "text", "int8", "bytea", "bytea", "int8"),
+    writes="""
+new_checkpoints AS (
+    INSERT INTO session_checkpoints (
+        session_id, checkpoint_id, name, kind, version, step, data, created_at
+    )
+    SELECT session_id, checkpoint_id, name, kind, version, step, data, created_at
+    FROM unnest({arrays}) AS row (
+        number, session_id, checkpoint_id, name, kind, version, step, data, created_at
+    )
+    WHERE (SELECT good FROM verdict)[number]
+    ON CONFLICT (session_id, checkpoint_id) DO NOTHING
+)""",
+)
+
 ACTIVITY: Final = Piece(
     types=("int4", "text", "int4", "text", "int8", "text", "text", "bytea"),
     writes="""
@@ -596,6 +612,23 @@ LIST_CONFLICTS_BY_STATUS: Final = """
 SELECT conflict_id, path, status, version, body FROM conflicts
 WHERE session_id = $1 AND status = $5 AND (version, conflict_id) < ($2, $3)
 ORDER BY version DESC, conflict_id DESC LIMIT $4
+"""
+
+LIST_CHECKPOINTS: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = $1 AND (version, checkpoint_id) < ($2, $3)
+ORDER BY version DESC, checkpoint_id DESC LIMIT $4
+"""
+
+READ_CHECKPOINT: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = $1 AND checkpoint_id = $2
+"""
+
+READ_LATEST_CHECKPOINT: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = $1 AND kind <> 'before_restore'
+ORDER BY version DESC, checkpoint_id DESC LIMIT 1
 """
 
 LIST_ACTIVITY: Final = """

@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 from reattach.store.base import (
     Activity,
     Append,
+    CheckpointRecord,
     ClientRecord,
     CommitRecord,
     CredentialRecord,
@@ -48,6 +49,7 @@ from reattach.store.shared import (
     entry_mark,
     place_after,
     place_mark,
+    to_checkpoint,
     to_commit,
     to_conflict,
     to_number,
@@ -56,6 +58,7 @@ from reattach.store.shared import (
 from reattach.store.sqlite import sql
 from reattach.store.sqlite.file import File, closed, held
 from reattach.store.sqlite.rows import (
+    read_checkpoint,
     read_client,
     read_credentials,
     read_decision,
@@ -247,6 +250,26 @@ class SQLiteStore:
             )
 
         return await self._read(read)
+
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the marks, newest version first."""
+        place = place_after(after)
+
+        def read(db: sqlite3.Connection) -> Page:
+            rows = db.execute(sql.LIST_CHECKPOINTS, (session_id, *place, limit + 1)).fetchall()
+            items = [to_checkpoint(row) for row in rows[:limit]]
+            last = items[-1] if len(rows) > limit else None
+            return Page(
+                items=items, next=place_mark(last.version, last.checkpoint_id) if last else None
+            )
+
+        return await self._read(read)
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        """Read a mark; with None the newest that is not a ``before_restore``."""
+        return await self._read(lambda db: read_checkpoint(db, session_id, checkpoint_id))
 
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
         """List the activity log, newest first."""

@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from reattach.store.base import (
     Append,
+    CheckpointRecord,
     ClientRecord,
     CommitRecord,
     CredentialRecord,
@@ -31,6 +32,7 @@ from reattach.store.base import (
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     changes_access,
+    to_checkpoint,
     to_commit,
     to_conflict,
     to_number,
@@ -41,6 +43,7 @@ from reattach.store.tables import metadata
 
 __all__ = [
     "ddl",
+    "read_checkpoint",
     "read_client",
     "read_credentials",
     "read_decision",
@@ -186,6 +189,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
     commits: list[_Row] = []
     refusals: list[_Row] = []
     conflicts: list[_Row] = []
+    checkpoints: list[_Row] = []
     devices: list[_Row] = []
     activity: list[_Row] = []
     states: list[_Row] = []
@@ -206,6 +210,8 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
                 (name, one.conflict_id, one.path.encode(), one.status, one.version, one.body)
                 for one in part.conflicts
             ]
+        if part.checkpoints:
+            checkpoints += [(name, *astuple(mark)) for mark in part.checkpoints]
         if part.devices:
             devices += [(name, *astuple(device)) for device in part.devices]
         if part.activity:
@@ -224,6 +230,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
         (sql.INSERT_COMMIT, commits),
         (sql.INSERT_REFUSAL, refusals),
         (sql.PUT_CONFLICT, conflicts),
+        (sql.INSERT_CHECKPOINT, checkpoints),
         (sql.PUT_DEVICE, devices),
         (sql.INSERT_ACTIVITY, activity),
         (sql.PUT_STATE, states),
@@ -386,6 +393,16 @@ def read_decision(
         if row is not None:
             return Decision(seq=seq, client_at=row[0], refusal=None)
     return None
+
+
+def read_checkpoint(
+    db: sqlite3.Connection, session_id: str, checkpoint_id: str | None
+) -> CheckpointRecord | None:
+    if checkpoint_id is None:
+        row = db.execute(sql.READ_LATEST_CHECKPOINT, (session_id,)).fetchone()
+    else:
+        row = db.execute(sql.READ_CHECKPOINT, (session_id, checkpoint_id)).fetchone()
+    return None if row is None else to_checkpoint(row)
 
 
 def read_devices(db: sqlite3.Connection, session_id: str) -> list[DeviceRecord]:

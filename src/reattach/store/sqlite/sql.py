@@ -88,6 +88,13 @@ ON CONFLICT (session_id, device_id) DO UPDATE SET
     is_primary = excluded.is_primary, last_activity = excluded.last_activity
 """
 
+INSERT_CHECKPOINT: Final = """
+INSERT INTO session_checkpoints (
+    session_id, checkpoint_id, name, kind, version, step, data, created_at
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id, checkpoint_id) DO NOTHING
+"""
+
 INSERT_ACTIVITY: Final = """
 INSERT INTO session_activity_log (
     session_id, entry, activity_type, at, user_id, device_id, data
@@ -296,6 +303,23 @@ ORDER BY version DESC, conflict_id DESC LIMIT ?
 READ_UNRESOLVED: Final = """
 SELECT conflict_id, path, status, version, body FROM conflicts
 WHERE session_id = ? AND status IN ('auto', 'open') ORDER BY version, conflict_id
+"""
+
+LIST_CHECKPOINTS: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = ? AND (version, checkpoint_id) < (?, ?)
+ORDER BY version DESC, checkpoint_id DESC LIMIT ?
+"""
+
+READ_CHECKPOINT: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = ? AND checkpoint_id = ?
+"""
+
+READ_LATEST_CHECKPOINT: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = ? AND kind <> 'before_restore'
+ORDER BY version DESC, checkpoint_id DESC LIMIT 1
 """
 
 LIST_ACTIVITY: Final = """

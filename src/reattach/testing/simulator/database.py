@@ -17,6 +17,7 @@ import msgspec
 from reattach.errors import StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Append,
+    CheckpointRecord,
     ClientRecord,
     CommitRecord,
     CredentialRecord,
@@ -261,6 +262,16 @@ class Handle:
     ) -> Page:
         """List conflicts."""
         return await self._read(lambda rows: rows.conflicts(session_id, status, after, limit))
+
+    async def checkpoints(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the marks."""
+        return await self._read(lambda rows: rows.checkpoints(session_id, after, limit))
+
+    async def checkpoint(
+        self, session_id: str, checkpoint_id: str | None
+    ) -> CheckpointRecord | None:
+        """Read a mark."""
+        return await self._read(lambda rows: rows.checkpoint(session_id, checkpoint_id))
 
     async def activity(self, session_id: str, after: str | None, limit: int) -> Page:
         """List the activity log."""
