@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     """Connections of one user on one session; not with ``--auth none``."""
     max_presence_bytes: int = _DEFAULT.max_presence_bytes
     max_device_info_bytes: int = _DEFAULT.max_device_info_bytes
+    max_checkpoint_bytes: int = _DEFAULT.max_checkpoint_bytes
+    """What may be saved with a checkpoint, as its `data`."""
     max_send_buffer_bytes: int = 8 * _MIB
     """What may wait for a slow reader before its connection is closed (4429)."""
     max_text_history_bytes: int = _DEFAULT.max_text_history_bytes

@@ -17,6 +17,7 @@ from reattach.errors import BadRequest
 __all__ = [
     "By",
     "Change",
+    "Checkpoint",
     "CheckpointSaved",
     "Commit",
     "Conflict",
@@ -459,10 +460,23 @@ class Resumed(_Welcome, tag="resumed", kw_only=True):
     commits: Annotated[Any, _is("Commit[]")]
 
 
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A mark on a version whose state can always be had."""
+
+    id: str
+    name: str | None
+    kind: Annotated[str, _is(["automatic", "named", "before_restore"])]
+    version: int
+    step: Any = UNSET
+    """What the schema's step field held."""
+    data: Any = UNSET
+    created_at: int
+
+
 class CheckpointSaved(msgspec.Struct, tag="checkpoint_saved"):
     """A checkpoint is durable."""
 
-    checkpoint: Any
+    checkpoint: Checkpoint
     ref: str | UnsetType = UNSET
 
 

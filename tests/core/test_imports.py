@@ -23,6 +23,7 @@ PURE = {
     "copy",
     "enum",
     "functools",
+    "hashlib",
     "json",
     "math",
     "msgspec",

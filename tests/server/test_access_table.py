@@ -63,6 +63,7 @@ READS = row(NO_TOKEN, stranger=MISSING, viewer="200", editor="200", owner="200")
 BEATS = row(NO_TOKEN, stranger=MISSING, viewer="204", editor="204", owner="204")
 LINKS = row(NO_TOKEN, stranger=MISSING, viewer="201", editor="201", owner="201")
 WRITES = row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor="200!", owner="200!")
+MARKS = row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor="201", owner="201")
 SETTLES = row(
     NO_TOKEN,
     stranger=MISSING,
@@ -131,6 +132,8 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
     ("GET", f"{SESSION}/history"): (None, READS),
     ("GET", f"{SESSION}/conflicts"): (None, READS),
     ("POST", f"{SESSION}/conflicts/{{conflict_id}}/resolve"): ((JSON, {"keep": "lost"}), SETTLES),
+    ("GET", f"{SESSION}/checkpoints"): (None, READS),
+    ("POST", f"{SESSION}/checkpoints"): ((JSON, {"name": "n"}), MARKS),
     ("GET", f"{SESSION}/devices"): (None, READS),
     ("GET", f"{SESSION}/activity"): (None, READS),
     ("GET", f"{SESSION}/members"): (None, READS),
@@ -173,7 +176,7 @@ FRAMES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     ),
     "heartbeat": ({"t": 7}, frames("heartbeat", "heartbeat")),
     "request_sync": ({"version": 0}, frames("resumed viewer", "resumed editor", "resumed owner")),
-    "save_checkpoint": ({"ref": "r"}, frames("error forbidden", "error not_supported")),
+    "save_checkpoint": ({"ref": "r"}, frames("error forbidden", "checkpoint_saved")),
     # Told to the others.
     "presence": ({"data": {"at": 1}}, frames("", "")),
 }

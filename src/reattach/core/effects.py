@@ -10,10 +10,16 @@ import msgspec
 from reattach.core.connection import Connection
 from reattach.core.session import Proposal, Session
 from reattach.errors import ReattachError
-from reattach.store.base import CommitRecord, IdempotencyRecord, RefusalRecord
+from reattach.store.base import (
+    CheckpointRecord,
+    CommitRecord,
+    IdempotencyRecord,
+    RefusalRecord,
+)
 
 __all__ = [
     "Announce",
+    "Confirm",
     "Effect",
     "Fault",
     "Hang",
@@ -59,6 +65,16 @@ class LookUp(msgspec.Struct, frozen=True):
     at: int
 
 
+class Confirm(msgspec.Struct, frozen=True):
+    """Read a mark back, which may be older than the one that was written now, then call
+    `Room.confirmed`. ``connection`` asked for it, and calls it ``ref``.
+    """
+
+    written: CheckpointRecord
+    connection: Connection | None
+    ref: str | None
+
+
 class Fault(msgspec.Struct, frozen=True):
     """Tell whoever looks after the server of an error that is ours."""
 
@@ -82,7 +98,7 @@ class Settle(msgspec.Struct, frozen=True):
     result: Result | ReattachError
 
 
-Effect: TypeAlias = Send | Hang | Pause | LookUp | Settle | Fault | PassOn | Announce
+Effect: TypeAlias = Send | Hang | Pause | LookUp | Confirm | Settle | Fault | PassOn | Announce
 
 
 # What waits to be decided
@@ -92,7 +108,7 @@ class Result(msgspec.Struct, frozen=True):
     """What a request came to: the version after it, and its decision."""
 
     version: int
-    decision: CommitRecord | RefusalRecord | None
+    decision: CommitRecord | RefusalRecord | CheckpointRecord | None
 
 
 class Request(msgspec.Struct, kw_only=True, eq=False):
@@ -109,7 +125,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     number: int = 0
     at: int = 0
     unless: Callable[[Session], ReattachError | None] | None = None
-    record: Callable[[Session, CommitRecord], IdempotencyRecord] | None = None
+    record: Callable[[Session], IdempotencyRecord] | None = None
     key: tuple[str, str, str] | None = None
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from reattach.core.connection import Connection
+from reattach.core.checkpoints import Kind, Mark
+from reattach.core.connection import Connection, Role
 from reattach.core.effects import (
+    Confirm,
     Effect,
     Fault,
     LookUp,
@@ -51,6 +53,7 @@ class Decided(msgspec.Struct):
     told: Told = msgspec.field(default_factory=list)
     settled: list[tuple[Request, Result | ReattachError]] = msgspec.field(default_factory=list)
     lookups: list[LookUp] = msgspec.field(default_factory=list)
+    marked: list[Confirm] = msgspec.field(default_factory=list)
 
 
 class Inbox:
@@ -87,6 +90,14 @@ class Inbox:
             self._session.schema,
             refused=refused,
         )
+        self._put(connection, proposal)
+
+    def put_mark(self, connection: Connection, mark: Mark) -> None:
+        """Take what a connection wants marked, behind the changes that it sent before."""
+        proposal = Proposal(client_id=connection.client_id, mark=mark, role=connection.role)
+        self._put(connection, proposal)
+
+    def _put(self, connection: Connection, proposal: Proposal) -> None:
         self._queue.append(_Queued(connection, None, proposal))
         connection.waiting += 1
         if connection.waiting >= self._limits.max_in_flight_changes and not connection.paused:
@@ -136,6 +147,8 @@ class Inbox:
             self._emit(Settle(request, result))
         for lookup in decided.lookups:
             self._emit(lookup)
+        for marked in decided.marked:
+            self._emit(marked)
         if not self._queue:
             self._session.replayed.clear()
 
@@ -190,6 +203,8 @@ class Inbox:
         """Return the clients with changes in line, and the lowest number of each."""
         lowest: dict[str, int] = {}
         for queued in self._queue:
+            if queued.proposal.mark is not None:
+                continue
             name, seq = queued.proposal.client_id, queued.proposal.seq
             lowest[name] = min(seq, lowest.get(name, seq))
         return lowest
@@ -204,6 +219,9 @@ class Inbox:
     def _decide(self, queued: _Queued, decided: Decided, now: int) -> None:
         session, connection, request = self._session, queued.connection, queued.request
         proposal = queued.proposal
+        if proposal.mark is not None:
+            self._mark(queued, proposal.mark, decided)
+            return
         client = session.clients[proposal.client_id]
         if request is not None and proposal.seq == 0:
             proposal = self._numbered(proposal, request, client, now)
@@ -220,8 +238,7 @@ class Inbox:
             proposal = msgspec.structs.replace(proposal, role=connection.role)
         if proposal.access_version not in {None, session.record.access_version}:
             assert request is not None
-            moved = Unavailable("who may do what here changed meanwhile: try again")
-            decided.settled.append((request, moved))
+            decided.settled.append((request, _moved()))
             return
         if request is not None and request.unless is not None:
             objection = request.unless(session)
@@ -244,6 +261,30 @@ class Inbox:
         else:
             self._record(decision, connection, request, decided)
 
+    def _mark(self, queued: _Queued, mark: Mark, decided: Decided) -> None:
+        session, connection, request = self._session, queued.connection, queued.request
+        proposal = queued.proposal
+        refused = proposal.refused
+        if (connection.role if connection is not None else proposal.role) == Role.VIEWER:
+            refused = ChangeRefused("a viewer may not save checkpoints", code="forbidden")
+        elif not session.record.is_active:
+            refused = ChangeRefused("the session has ended", code="session_ended")
+        if proposal.access_version not in {None, session.record.access_version}:
+            assert request is not None
+            decided.settled.append((request, _moved()))
+        elif refused is None:
+            record = session.mark(mark.checkpoint_id, Kind.NAMED, mark.name, mark.data)
+            decided.marked.append(Confirm(record, connection, mark.ref))
+            if request is not None:
+                if request.record is not None:
+                    session.idempotency = request.record(session)
+                decided.settled.append((request, Result(session.version, record)))
+        elif request is not None:
+            decided.settled.append((request, refused))
+        else:
+            error = Error(refused.code, refused.message, mark.ref or msgspec.UNSET)
+            decided.told.append((connection, encode(error)))
+
     def _numbered(self, proposal: Proposal, request: Request, client: Client, now: int) -> Proposal:
         """Give a change by the server its number; the one it had, if that turned out to be taken
         by it in a batch whose answer was lost.
@@ -264,7 +305,7 @@ class Inbox:
         if isinstance(decision, CommitRecord):
             decided.told.append((None, decision.body))
             if request is not None and request.record is not None:
-                self._session.idempotency = request.record(self._session, decision)
+                self._session.idempotency = request.record(self._session)
         else:
             # A change that came by HTTP may have its client's down-link here.
             told = connection or self._down_link(decision.client_id)
@@ -332,6 +373,10 @@ class Inbox:
         if connection.paused and connection.waiting <= self._limits.max_in_flight_changes // 2:
             connection.paused = False
             self._emit(Pause(connection, False))
+
+
+def _moved() -> Unavailable:
+    return Unavailable("who may do what here changed meanwhile: try again")
 
 
 def propose(

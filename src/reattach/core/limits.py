@@ -31,6 +31,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Frames of one connection that are passed on in a second; then the newest waits for the next.
     """
     max_device_info_bytes: int = 4 * _KIB
+    max_checkpoint_bytes: int = 4 * _KIB
     max_text_history_bytes: int = 512 * _KIB
     saved_state_floor_bytes: int = 64 * _KIB
 
@@ -44,4 +45,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             "nesting": self.max_nesting,
             "in_flight_changes": self.max_in_flight_changes,
             "presence_bytes": self.max_presence_bytes,
+            "checkpoint_bytes": self.max_checkpoint_bytes,
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from reattach.core.checkpoints import id_by_ref, mark_of, shown
 from reattach.core.connection import (
     TRANSITIONS,
     Act,
@@ -21,7 +22,7 @@ from reattach.core.connection import (
     Role,
 )
 from reattach.core.devices import DeviceList
-from reattach.core.effects import Announce, Effect, Hang, LookUp, PassOn, Send
+from reattach.core.effects import Announce, Confirm, Effect, Hang, LookUp, PassOn, Send
 from reattach.core.elsewhere import Elsewhere, Seat
 from reattach.core.inbox import Decided, Inbox, Told, again
 from reattach.core.limits import Limits
@@ -32,6 +33,7 @@ from reattach.errors import BadRequest, ChangeRefused, Forbidden, ReattachError
 from reattach.store.base import (
     Activity,
     Append,
+    CheckpointRecord,
     ClientAdvance,
     ClientRecord,
     CommitRecord,
@@ -45,6 +47,7 @@ from reattach.store.base import (
 )
 from reattach.wire import (
     Change,
+    CheckpointSaved,
     Devices,
     DeviceStatus,
     Error,
@@ -66,6 +69,9 @@ from reattach.wire import Schema as SchemaName
 
 __all__ = ["Room"]
 
+_MARK = b'{"type":"checkpoint_saved"'
+"""How the frames begin that tell of a mark."""
+
 
 class _Flight(msgspec.Struct):
     """The batch in flight: what it decided, and what else is being written."""
@@ -74,6 +80,7 @@ class _Flight(msgspec.Struct):
     devices: dict[str, DeviceRecord]
     activity: list[Activity]
     clients: list[str]
+    leaves_mark: bool
 
 
 class Room:
@@ -105,6 +112,8 @@ class Room:
         """The roles of its users, without that of the owner of record."""
         self._activity: list[Activity] = []
         self._new_clients: list[str] = []
+        self._leaves_mark = False
+        """Whether the last device has left, and the version that it left is to be marked."""
         self.ended = not loaded.session.is_active
         self._encoded: tuple[int, bytes] = (-1, b"")
 
@@ -289,6 +298,7 @@ class Room:
         )
         self._emit(Announce())
         if not self.connections and not self.elsewhere:
+            self._leaves_mark = True
             self._update_record(disconnected_at=now)
         self._tell_devices(now)
 
@@ -323,15 +333,39 @@ class Room:
             self._sync(connection, frame, now)
         elif act is Act.CHECKPOINT:
             assert isinstance(frame, SaveCheckpoint)
-            code, why = "not_supported", "checkpoints come with a later version"
-            if connection.role == Role.VIEWER:
-                code, why = "forbidden", "a viewer may not save checkpoints"
-            self.complain(connection, code, why, ref=printable(frame.ref))
+            self._save(connection, frame)
         elif act is Act.HOLD:
             connection.held.append((frame, size))
         else:
             expected = "hello first" if connection.phase is Phase.GREETING else "one hello"
             self.hang(connection, Close.BAD_FRAME, f"expected {expected}")
+
+    def _save(self, connection: Connection, frame: SaveCheckpoint) -> None:
+        ref = printable(frame.ref)
+        try:
+            checkpoint_id = id_by_ref(connection.client_id, frame.ref)
+            mark = mark_of(checkpoint_id, frame.name, frame.data, self.limits, ref)
+        except ChangeRefused as refused:
+            self.complain(connection, refused.code, refused.message, ref=ref)
+            return
+        self.inbox.put_mark(connection, mark)
+
+    def confirmed(self, marked: Confirm, record: CheckpointRecord | None) -> None:
+        """Tell of a mark as the database has it: everybody of a new one, of another who asked."""
+        if record is None:
+            return  # the session is gone, or somebody removed it
+        saved = CheckpointSaved(shown(record))
+        if marked.connection is not None and marked.ref is not None:
+            mine = msgspec.structs.replace(saved, ref=marked.ref)
+            self._send(marked.connection, encode(mine))
+        if record == marked.written:
+            self._tell_mark(encode(saved), marked.connection)
+
+    def _tell_mark(self, frame: bytes, besides: Connection | None = None) -> None:
+        for connection in self.everybody():
+            if connection is not besides:
+                self._send(connection, frame)
+        self._emit(PassOn(frame))
 
     def refuse(self, connection: Connection, head: Change, refused: ChangeRefused) -> None:
         """Take a change whose operations cannot be read: its number is used up for a refusal."""
@@ -399,14 +433,17 @@ class Room:
         """
         assert self.flight is None, "one batch at a time"
         session = self.session
-        session.cut()
+        session.cut(now)
         flight = self.flight = _Flight(
             self.inbox.decide(now, most=most),
             self.devices.take_changed(),
             self._activity,
             self._new_clients,
+            self._leaves_mark,
         )
-        self._activity, self._new_clients = [], []
+        self._activity, self._new_clients, self._leaves_mark = [], [], False
+        if flight.leaves_mark and session.version > 0:
+            session.mark_automatically()
         session.save_by_cost()
         advances = session.advances()
         advancing = {advance.client.client_id for advance in advances}
@@ -428,6 +465,7 @@ class Room:
             refusals=session.refusals,
             clients=advances,
             conflicts=list(session.conflicts.values()),
+            checkpoints=list(session.checkpoints.values()),
             devices=list(flight.devices.values()),
             activity=flight.activity,
             reactions=self.reactions if session.commits else (),
@@ -437,6 +475,7 @@ class Room:
         if (
             session.record == self.recorded
             and not advances
+            and not append.checkpoints
             and not append.devices
             and not append.activity
         ):
@@ -454,6 +493,10 @@ class Room:
         self.session.land()
         self.recorded = self.session.record
         self._tell(decided.told)
+        asked = {one.written.checkpoint_id for one in decided.marked}
+        for record in self.session.checkpoints.values():
+            if record.checkpoint_id not in asked:
+                self._tell_mark(encode(CheckpointSaved(shown(record))))
         self.inbox.landed(decided)
         self._end()
         self._tell_devices(now)
@@ -475,6 +518,7 @@ class Room:
         self.inbox.retake(flight.decided)
         self.devices.retake(flight.devices)
         self._activity = flight.activity + self._activity
+        self._leaves_mark = self._leaves_mark or flight.leaves_mark
         self._new_clients = flight.clients + self._new_clients
         return len(flight.decided.taken)
 
@@ -487,7 +531,7 @@ class Room:
     def forget_housekeeping(self) -> None:
         """Give up what waits to be written beside changes: the database will not have it."""
         self.devices.take_changed()
-        self._activity, self._new_clients = [], []
+        self._activity, self._new_clients, self._leaves_mark = [], [], False
         self.session.record = self.recorded
 
     def catch_up(
@@ -595,12 +639,14 @@ class Room:
             return
         self.devices.retell()
         if not self.connections and not self.elsewhere:
+            self._leaves_mark = True
             self._update_record(disconnected_at=now)
         self._tell_devices(now)
 
     def pass_on(self, frame: bytes) -> None:
-        """Send a frame that came from another node."""
-        for connection in self.connections.values():
+        """Send a frame that came from another node: presence to clients, marks to everybody."""
+        whom = self.everybody() if frame.startswith(_MARK) else self.connections.values()
+        for connection in whom:
             self._send(connection, frame)
 
     def adopt(self, record: SessionRecord, devices: Sequence[DeviceRecord], now: int) -> None:

@@ -27,6 +27,8 @@ class Schema(Protocol):
     oldest: int
     """The oldest version whose clients may still write: from there on only names changed."""
     fields: Field
+    step: Path | None
+    """The path of the field that tells how far its work is."""
     renames: Mapping[int, Sequence[Rename]]
     """What each version renamed."""
 

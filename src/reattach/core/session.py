@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from reattach.core.checkpoints import Kind, Mark
 from reattach.core.connection import Role
 from reattach.core.document import ABSENT, Document
 from reattach.core.guard import Guard
@@ -27,6 +28,7 @@ from reattach.core.texts import Texts
 from reattach.core.values import check
 from reattach.errors import ChangeRefused
 from reattach.store.base import (
+    CheckpointRecord,
     ClientAdvance,
     ClientRecord,
     CommitRecord,
@@ -132,6 +134,8 @@ class Proposal(msgspec.Struct, kw_only=True):
     edit: Edit | None = None
     resolve: Op | None = None
     """The `resolve` operation, where it is one."""
+    mark: Mark | None = None
+    """A mark on the version that there is then: no change, and without a number."""
     refused: ChangeRefused | None = None
     ends: bool = False
     outdated: bool = False
@@ -177,12 +181,16 @@ class Session:
         self.replayed: dict[tuple[str, int], CommitRecord] = {}
         """Commits of the log that came back after a batch whose outcome was unknown, until those
         who wait for them are answered."""
+        self.step: bytes | None = None
+        """What the schema's step field holds, as JSON."""
         self.replay(loaded.tail)
         self.record = loaded.session
         self.replayed.clear()
         self.commits: list[CommitRecord] = []
         self.refusals: list[RefusalRecord] = []
         self.conflicts: dict[str, ConflictRecord] = {}
+        self.checkpoints: dict[str, CheckpointRecord] = {}
+        self.now = 0
         self.idempotency: IdempotencyRecord | None = None
         self.saved: SavedState | None = None
         self._advanced: dict[str, int] = {}
@@ -190,10 +198,12 @@ class Session:
 
     # The batch in flight
 
-    def cut(self) -> None:
-        """Begin a batch."""
+    def cut(self, now: int = 0) -> None:
+        """Begin a batch; marks in it are made at ``now``, ms since 1970."""
+        self.now = now
         self._before = (self.record, self.version, self.log_bytes)
         self.commits, self.refusals, self.conflicts = [], [], {}
+        self.checkpoints = {}
         self.saved, self.idempotency = None, None
         self._advanced = {}
 
@@ -253,6 +263,39 @@ class Session:
             self.document.take_patch()
             self.log_bytes = log_bytes
             raise
+
+    def mark(
+        self, checkpoint_id: str, kind: str, name: str | None = None, data: bytes | None = None
+    ) -> CheckpointRecord:
+        """Add a mark on the current version to the batch."""
+        record = CheckpointRecord(
+            checkpoint_id=checkpoint_id,
+            name=name,
+            kind=kind,
+            version=self.version,
+            step=self.step,
+            data=data,
+            created_at=self.now,
+        )
+        self._assign(self.checkpoints, checkpoint_id, record)
+        return record
+
+    def mark_automatically(self) -> CheckpointRecord:
+        """Add an automatic mark; a version has one."""
+        return self.mark(f"{Kind.AUTOMATIC}.{self.version}", Kind.AUTOMATIC)
+
+    def _mark_step(self) -> None:
+        """Mark the current version where the schema's step field has just moved."""
+        step = self._read_step()
+        if step != self.step:
+            self.document.undo.append((setattr, (self, "step", self.step)))
+            self.step = step
+            self.mark_automatically()
+
+    def _read_step(self) -> bytes | None:
+        path = None if self.schema is None else self.schema.step
+        value = ABSENT if path is None else self.document.read(path)
+        return None if value is ABSENT else encode(value)
 
     def save_by_cost(self) -> None:
         """Add a saved state to the batch when the log after the last weighs more than the state."""
@@ -346,6 +389,7 @@ class Session:
         )
         if proposal.upgrades and self.schema is not None:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
+        self._mark_step()
         return record
 
     def _guarded(self, proposal: Proposal, client: Client, at: int) -> tuple[Merge, list[Conflict]]:
@@ -662,6 +706,7 @@ class Session:
             self._remember(commit.version, commit.body)
         document.settle()
         document.recording = True
+        self.step = self._read_step()
         self.record = msgspec.structs.replace(self.record, version=self.version)
         self._trim()
         self.texts.prune(self.limits.max_text_history_bytes)

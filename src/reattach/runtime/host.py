@@ -17,6 +17,7 @@ from reattach.bus.snapshots import WORTH_BYTES, Snapshot, proof
 from reattach.core.connection import Close, Connection
 from reattach.core.effects import (
     Announce,
+    Confirm,
     Effect,
     Fault,
     Hang,
@@ -524,6 +525,8 @@ class Host:
                 effect.connection.line.pause(effect.paused)
             elif type(effect) is LookUp:
                 self._spawn(self._look_up(effect))
+            elif type(effect) is Confirm:
+                self._spawn(self._confirm(effect))
             elif type(effect) is PassOn:
                 if self._bus is not None:
                     whisper = Whisper(
@@ -562,6 +565,14 @@ class Host:
         )
         if not self.closed:
             self.room.looked_up(lookup, decision)
+            self.flush()
+
+    async def _confirm(self, marked: Confirm) -> None:
+        record = await self._insist(
+            lambda: self._store.checkpoint(self.room.session_id, marked.written.checkpoint_id)
+        )
+        if not self.closed:
+            self.room.confirmed(marked, record)
             self.flush()
 
     def _recover(self) -> None:

@@ -23,6 +23,9 @@ __all__ = [
     "BegunAnswer",
     "ChangesAnswer",
     "ChangesBody",
+    "Checkpoint",
+    "CheckpointBody",
+    "CheckpointPage",
     "ClaimBody",
     "CommitPage",
     "ConflictPage",
@@ -139,6 +142,13 @@ class ResolveBody(_Body):
     """How to settle a conflict."""
 
     keep: Literal["kept", "lost"] | ChosenValue
+
+
+class CheckpointBody(_Body):
+    """A mark on the current version."""
+
+    name: Annotated[str, StringConstraints(max_length=256)] | None = None
+    data: Any = Field(None, description="Anything, up to 4 KiB.")
 
 
 class HeartbeatBody(_Body):
@@ -308,6 +318,25 @@ class ConflictPage(_Answer):
     """Conflicts, newest first."""
 
     items: list[Conflict]
+    next: str | None
+
+
+class Checkpoint(_Answer):
+    """A mark on a version whose state can always be had."""
+
+    id: str
+    name: str | None
+    kind: Literal["automatic", "named", "before_restore"]
+    version: int
+    step: Any = Field(None, description="What the schema's step field held.")
+    data: Any = None
+    created_at: Time
+
+
+class CheckpointPage(_Answer):
+    """Checkpoints, newest version first."""
+
+    items: list[Checkpoint]
     next: str | None
 
 

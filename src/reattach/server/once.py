@@ -17,7 +17,7 @@ from reattach.errors import BadRequest, KeyAnswered, ReattachError, Unavailable
 from reattach.runtime.access import User
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
-from reattach.store.base import CommitRecord, IdempotencyRecord
+from reattach.store.base import IdempotencyRecord
 from reattach.wire import encode
 
 __all__ = ["KeyReused", "Once", "replay", "submit"]
@@ -91,6 +91,8 @@ async def submit(
     proposed: Proposed,
     once: Once | None,
     answer: Callable[[Session], tuple[dict[str, str], bytes]],
+    *,
+    status: int = 200,
 ) -> Response | Result:
     """Have a change decided; with an idempotency key, return what was recorded as its answer
     (this request's, or that of the one before it with the same key).
@@ -98,9 +100,8 @@ async def submit(
     if once is None:
         return await host.submit(proposed)
 
-    def recorded(session: Session, commit: CommitRecord) -> IdempotencyRecord:
-        del commit
-        return once.record(200, answer(session), registry.clock.now())
+    def recorded(session: Session) -> IdempotencyRecord:
+        return once.record(status, answer(session), registry.clock.now())
 
     proposed.key, proposed.record = once.place, recorded
     first = True

@@ -45,6 +45,7 @@ _REFUSED: Final = {
     "session_ended": 410,
     "change_too_large": 413,
     "state_too_large": 413,
+    "too_large": 413,
     "too_many_operations": 413,
     "internal": 500,
 }

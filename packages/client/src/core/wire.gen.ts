@@ -295,8 +295,19 @@ export interface Rejected {
 /** A checkpoint is durable. */
 export interface CheckpointSaved {
   readonly type: "checkpoint_saved";
-  readonly checkpoint: Json;
+  readonly checkpoint: Checkpoint;
   readonly ref?: string;
+}
+
+/** A mark on a version whose state can always be had. */
+export interface Checkpoint {
+  readonly id: string;
+  readonly name: string | null;
+  readonly kind: "automatic" | "named" | "before_restore";
+  readonly version: number;
+  readonly step?: Json;
+  readonly data?: Json;
+  readonly created_at: number;
 }
 
 /** The session's devices, at most once a second. */

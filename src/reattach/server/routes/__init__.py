@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Security
 from fastapi.security import HTTPBearer
 
 from reattach.server.routes.changes import ChangeRoutes
+from reattach.server.routes.checkpoints import CheckpointRoutes
 from reattach.server.routes.credentials import CredentialRoutes
 from reattach.server.routes.events import EventRoutes
 from reattach.server.routes.health import Health
@@ -40,6 +41,7 @@ def routes(reattach: Served) -> APIRouter:
         sessions,
         EventRoutes(reattach),
         RecordRoutes(reattach),
+        CheckpointRoutes(reattach),
         MemberRoutes(reattach),
     ):
         one.add_to(Add(api))
