@@ -2,7 +2,7 @@
 
 import type { Json, JsonObject } from "./core/json.js";
 import type { Status } from "./core/session.js";
-import type { Conflict as ConflictRecord, Operation } from "./core/wire.js";
+import type { Commit, Conflict as ConflictRecord, Operation } from "./core/wire.js";
 import type { Environment } from "./env.js";
 import type { Store } from "./kv/store.js";
 
@@ -108,15 +108,33 @@ export interface LocalValue<T> {
 
 /** What `addEventListener` offers, each as a `CustomEvent` with this `detail`. */
 export interface SessionEvents {
+  /** `status.connection` has become another. */
   connectionStatusChanged: { connection: Status["connection"] };
+  /**
+   * The line was lost: closed, or silent for the server's `timeout_ms`. A page that woke up (was
+   * shown again, resumed, came back online, or whose machine slept) knows within a second.
+   */
   disconnectionDetected: { connection: Status["connection"] };
+  /** The line stands again after an attempt that failed, or after a `disconnectionDetected`. */
   reconnectionDetected: { connection: Status["connection"] };
+  /** Ten attempts in a row have failed. It goes on trying, at intervals of up to a minute. */
+  maxReconnectAttemptsReached: { attempts: number };
+  /** The server sent the whole state: the first time, and when what was missed weighed more. */
   initialStateReceived: { version: number; created: boolean };
-  stateUpdateReceived: unknown;
-  sessionRestored: unknown;
+  /** A commit was applied, by whomever. */
+  stateUpdateReceived: Commit;
+  /** The session was set back to what it was at an earlier version. */
+  sessionRestored: Commit;
+  /** After a reload: what this device had was put back, with changes that are still to be sent. */
+  stateRestored: { version: number; pending: number };
+  /** The server refused a change for good; it is in `session.rejected` now. */
   changeRejected: { ref: string; code: string; message: string };
+  /** A merge did not keep a value, here or on another device; see `session.conflicts`. */
   conflictDetected: ConflictRecord;
-  /** The application is too old for the session's schema: see `status.readOnly`. Reload it. */
+  /**
+   * The application is too old, for the session's schema (see `status.readOnly`), or for what a
+   * newer release keeps on this device (it works in memory then). Have the page reloaded.
+   */
   upgradeRequired: { message: string };
   /**
    * The server's history was lost (a backup was restored). `lost.state` is what this device had
@@ -125,7 +143,9 @@ export interface SessionEvents {
   historyLost: { lost: { epoch: string | null; version: number; state: JsonObject } };
   /** The server has every change of this device. */
   saved: { version: number };
+  /** A checkpoint of the session was saved. */
   checkpointSaved: { checkpoint: unknown };
+  /** What another device told with `session.presence`. */
   presence: { device_id: string; data: unknown };
 }
 

@@ -6,7 +6,7 @@
 import type { Handoff, Token } from "./api.js";
 import type { HistoryItem, Input } from "./core/effects.js";
 import { text } from "./core/errors.js";
-import type { ClientFrame } from "./core/wire.js";
+import type { ChangesBody, ClientFrame } from "./core/wire.js";
 import type { Environment } from "./env.js";
 import { ask } from "./http.js";
 import { type Line, openLine } from "./socket.js";
@@ -23,6 +23,8 @@ export class Connection {
   readonly #feed: (input: Input) => void;
   #line: Line | null = null;
   #attempt = 0;
+  /** What the last line was opened with. */
+  #bearer: string | undefined;
 
   /** `base`: the server's address with the prefix it is mounted under; `id`: the session's. */
   constructor(env: Environment, base: string, id: string, feed: (input: Input) => void) {
@@ -45,6 +47,7 @@ export class Connection {
       return;
     }
     if (attempt !== this.#attempt) return;
+    this.#bearer = token;
     this.#feed({ type: "dialing" });
     const path = `/ws/session/${this.#id}`;
     try {
@@ -70,6 +73,11 @@ export class Connection {
     this.#attempt++;
     this.#line?.stop();
     this.#line = null;
+  }
+
+  /** Sends changes so that they arrive after the page is gone. Whether they do is not known. */
+  breathe(body: ChangesBody): void {
+    ask(this.#env, `${this.#address}/changes`, this.#bearer, body, true).catch(() => {});
   }
 
   /** Feeds what a client's changes became. */

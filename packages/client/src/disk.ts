@@ -5,7 +5,7 @@
 
 import type { LocalValue } from "./api.js";
 import type { Input } from "./core/effects.js";
-import { text } from "./core/errors.js";
+import { isOutdated, text } from "./core/errors.js";
 import type { SessionCore } from "./core/session.js";
 import { type Environment, uuid } from "./env.js";
 import { idbStore } from "./kv/idb.js";
@@ -109,7 +109,8 @@ export class Disk {
       this.#releaseSlot();
       this.#store = memoryStore();
       await this.#find(user);
-      return { loaded: await this.#load(user, text(reason)), slot: null };
+      const loaded = await this.#load(user, text(reason));
+      return { loaded: { ...loaded, outdated: isOutdated(reason) }, slot: null };
     }
   }
 

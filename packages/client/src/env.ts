@@ -41,13 +41,27 @@ export interface Environment {
   online(): boolean;
   /** Calls back when the network comes or goes; answers how to stop that. */
   onNetwork(callback: (online: boolean) => void): () => void;
+  /** Whether somebody may be looking; true outside of a page. */
+  visible(): boolean;
+  /**
+   * Calls back when the page is shown or hidden (`visible`, `hidden`), comes or goes, also into and out
+   * of the back/forward cache (`show`, `hide`), or was frozen until now (`resume`).
+   */
+  onPage(callback: (moment: PageMoment) => void): () => void;
+  /** Has the browser ask, or not, before it lets this page go. */
+  guard(on: boolean): void;
+  /** Asks the browser not to clear what is stored; undefined where it cannot be asked. */
+  persist: (() => Promise<boolean>) | undefined;
 }
 
 export function browserEnvironment(): Environment {
   const { navigator, location, BroadcastChannel, WebSocket } = globalThis as Partial<
     typeof globalThis
   >;
-  const listen = globalThis.addEventListener as typeof globalThis.addEventListener | undefined;
+  const { document } = globalThis as { document?: Document };
+  const storage = navigator?.storage as StorageManager | undefined;
+  // Asking costs: with it registered, some browsers do not keep a page for going back to it.
+  const ask = (event: Event) => event.preventDefault();
   return {
     now: () => Date.now(),
     random: () => Math.random(),
@@ -62,16 +76,42 @@ export function browserEnvironment(): Environment {
     origin: location?.origin === "null" ? undefined : location?.origin,
     page: location?.href,
     online: () => navigator?.onLine !== false,
-    onNetwork(callback) {
-      if (!listen) return () => {};
-      const stop = new AbortController();
-      const { signal } = stop;
-      listen("online", () => callback(true), { signal });
-      listen("offline", () => callback(false), { signal });
-      return () => stop.abort();
+    onNetwork: (callback) =>
+      on(globalThis, { online: () => callback(true), offline: () => callback(false) }),
+    visible: () => document?.visibilityState !== "hidden",
+    onPage(callback) {
+      const stops = [
+        on(globalThis, { pageshow: () => callback("show"), pagehide: () => callback("hide") }),
+        on(document, {
+          visibilitychange: () => callback(document?.hidden ? "hidden" : "visible"),
+          resume: () => callback("resume"),
+        }),
+      ];
+      return () => {
+        for (const stop of stops) stop();
+      };
     },
+    guard: (asks) =>
+      globalThis[asks ? "addEventListener" : "removeEventListener"]?.("beforeunload", ask),
+    persist: storage?.persist && (() => storage.persist()),
   };
 }
+
+/** Listens to a target's events, where there are any; answers how to stop that. */
+function on(
+  target: Partial<EventTarget> | undefined,
+  listeners: Readonly<Record<string, () => void>>,
+): () => void {
+  const stop = new AbortController();
+  for (const type in listeners) {
+    const listener = listeners[type];
+    if (listener) target?.addEventListener?.(type, listener, { signal: stop.signal });
+  }
+  return () => stop.abort();
+}
+
+/** What befalls a page (Page Lifecycle). */
+export type PageMoment = "visible" | "hidden" | "show" | "hide" | "resume";
 
 /** A UUIDv7 (RFC 9562): ordered by time, from `getRandomValues`, which every context has. */
 export function uuid(env: Pick<Environment, "now" | "fill">): string {

@@ -5,18 +5,20 @@ import type { Environment } from "./env.js";
 
 /**
  * Posts JSON and answers what came back. Rejects with a `ReattachError`: the server's own, or
- * `unreachable`.
+ * `unreachable`. With `keepalive` it outlives the page; the browser takes 64 KiB of such at a time.
  */
 export async function ask(
   env: Pick<Environment, "fetch">,
   url: string,
   token: string | undefined,
   body: object,
+  keepalive = false,
 ): Promise<unknown> {
   let answer: Response;
   try {
     answer = await env.fetch(url, {
       method: "POST",
+      keepalive,
       headers: {
         "Content-Type": "application/json",
         ...(token !== undefined && { Authorization: `Bearer ${token}` }),

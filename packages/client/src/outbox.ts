@@ -1,7 +1,9 @@
 /** Reading and writing one client's rows: `core/outbox.ts` says which there are. */
 
+import { outdated } from "./core/errors.js";
 import type { Rejected } from "./core/outbox.js";
 import {
+  FORMAT,
   type Found,
   type Meta,
   NO_TERMS,
@@ -17,9 +19,13 @@ import type { Store, Transaction } from "./kv/store.js";
 
 type Mark = SessionCore["mark"];
 
-/** What the rows hold beyond `mark`, or null where that is nothing. */
+/**
+ * What the rows hold beyond `mark`, or null where that is nothing. Rejects with a `ReattachError`
+ * (`outdated`) where a newer release has written them.
+ */
 export async function read(tx: Transaction, prefix: string, mark: Mark): Promise<Found | null> {
   const meta = (await tx.get(prefix + rows.meta)) as Meta | undefined;
+  if ((meta?.format ?? 0) > FORMAT) throw outdated();
   if (!meta || meta.rev === mark?.rev) return null;
   const range = (from: string, to: string) => tx.range(prefix + from, prefix + to);
 

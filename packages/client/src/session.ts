@@ -11,7 +11,7 @@ import type {
 } from "./api.js";
 import { Connection } from "./connection.js";
 import type { Effect, Input, TimerName } from "./core/effects.js";
-import { ReattachError, text } from "./core/errors.js";
+import { isOutdated, ReattachError, text } from "./core/errors.js";
 import { clone, type Json, type JsonObject } from "./core/json.js";
 import type { Rejected } from "./core/outbox.js";
 import { record } from "./core/record.js";
@@ -23,9 +23,12 @@ import type {
   Change as SentChange,
 } from "./core/wire.js";
 import { Disk } from "./disk.js";
-import { browserEnvironment, type Environment, uuid } from "./env.js";
+import { browserEnvironment, type Environment, type PageMoment, uuid } from "./env.js";
 import { Handles } from "./handles.js";
 import { joinTabs, type Tabs } from "./tabs.js";
+
+/** What fits into one request that outlives its page (64 KiB; Fetch, "keepalive"), with its head. */
+const BREATH_BYTES = 60_000;
 
 /**
  * One session: its state here and now, and what became of each change. Made by `connect`.
@@ -51,8 +54,12 @@ export class Session<
   readonly #booted: Promise<void>;
 
   #tabs: Tabs | null = null;
-  #stopNetwork = () => {};
+  /** The tabs of this profile share the outbox, and this page has not left them for good. */
+  #shares = false;
+  readonly #stops: (() => void)[] = [];
   #closed = false;
+  #guarded = false;
+  #askedToPersist = false;
   readonly #timers = new Map<TimerName, unknown>();
   readonly #effects: Effect[] = [];
   #running = false;
@@ -301,7 +308,7 @@ export class Session<
     await this.#booted;
     await this.#persist();
     this.#feed({ type: "stop" });
-    this.#stopNetwork();
+    for (const stop of this.#stops) stop();
     this.#tabs?.stop();
     await this.#disk.close();
   }
@@ -369,15 +376,24 @@ export class Session<
     if (this.#closed) return;
     this.#feed(loaded);
     this.#feed({ type: "network", online: env.online() });
-    this.#stopNetwork = env.onNetwork((online) => this.#feed({ type: "network", online }));
+    this.#stops.push(
+      env.onNetwork((online) => this.#feed({ type: "network", online })),
+      env.onPage((moment) => this.#onPage(moment)),
+    );
+    this.#feed({ type: "page", visible: env.visible(), woken: false });
+    this.#shares = loaded.durable && slot === null && env.locks !== undefined;
+    this.#feed({ type: "lead", leading: !this.#shares, exclusive: this.#shares });
+    this.#join();
+  }
+
+  /** Shares the outbox with the profile's other tabs. */
+  #join(): void {
+    const env = this.#env;
     const { locks } = env;
-    if (!loaded.durable || slot !== null || !locks) {
-      this.#feed({ type: "lead", leading: true, exclusive: false });
-      return;
-    }
-    this.#feed({ type: "lead", leading: false, exclusive: true });
+    if (!locks || !this.#shares || this.#tabs || this.#closed) return;
     this.#tabs = joinTabs(env, locks, `reattach:${this.#disk.prefix}`, {
       lead: (leading) => this.#feed({ type: "lead", leading, exclusive: true }),
+      waits: () => this.#waits,
       message: (message) => {
         switch (message.type) {
           case "poke":
@@ -399,6 +415,51 @@ export class Session<
         }
       },
     });
+  }
+
+  /** Somebody is here, whose changes another tab is to send. */
+  get #waits(): boolean {
+    return !this.#core.leading && this.#core.replica.pending.length > 0 && this.#env.visible();
+  }
+
+  #onPage(moment: PageMoment): void {
+    const gone = moment === "hide";
+    if (gone || moment === "hidden") this.#breathe();
+    if (gone && this.#tabs) {
+      // A page that holds a lock is not kept for going back to it.
+      this.#tabs.stop();
+      this.#tabs = null;
+      this.#feed({ type: "lead", leading: false, exclusive: true });
+    }
+    if (moment === "show" && !this.#tabs && this.#shares) {
+      this.#join();
+      this.#run([{ type: "store" }]);
+    }
+    const visible = !gone && this.#env.visible();
+    if (visible && !this.#core.leading) this.#tabs?.urge();
+    this.#feed({ type: "page", visible, woken: !gone && moment !== "hidden" });
+  }
+
+  /** Sends what the server may not have yet: this page may not come to it any more. */
+  #breathe(): void {
+    let room = BREATH_BYTES;
+    const fits = (change: object) => {
+      room -= new TextEncoder().encode(JSON.stringify(change)).length + 1;
+      return room >= 0;
+    };
+    const body = this.#core.lastBreath(fits, this.#env.now());
+    if (body) this.#connection.breathe(body);
+  }
+
+  /** Asks the browser to keep what is stored here, once there is something. */
+  #askToPersist(): void {
+    if (this.#askedToPersist || this.#options.store) return;
+    this.#askedToPersist = true;
+    this.#env.persist?.().then(
+      (persisted) => this.#feed({ type: "persisted", persisted }),
+      // Who cannot say promises nothing.
+      () => this.#feed({ type: "persisted", persisted: false }),
+    );
   }
 
   #feed(input: Input): void {
@@ -433,17 +494,21 @@ export class Session<
         if (effect.event.type === "presence") this.#tabs?.post(effect);
         return;
       case "kept":
+        if (effect.durable) this.#askToPersist();
         return this.#handles.kept(effect.ref, effect.durable);
       case "decided": {
         const durable = this.#core.status.storage === "durable";
         return this.#handles.decided(effect.ref, durable, effect.error);
       }
       case "poke":
-        return this.#tabs?.post({ type: "poke", alone: effect.alone ?? false });
+        this.#tabs?.post({ type: "poke", alone: effect.alone ?? false });
+        if (this.#waits) this.#tabs?.urge();
+        return;
       case "tell":
         if (this.#core.leading) this.#tabs?.post({ type: "line", line: this.#core.view });
         return;
       case "detach":
+        this.#shares = false;
         this.#tabs?.stop();
         this.#tabs = null;
         return this.#disk.detach();
@@ -463,7 +528,8 @@ export class Session<
         try {
           await this.#disk.transact(this.#core);
         } catch (reason) {
-          outcome = { type: "store_failed", message: text(reason) };
+          const outdated = isOutdated(reason);
+          outcome = { type: "store_failed", message: text(reason), outdated };
         }
         this.#feed(outcome);
       }
@@ -489,7 +555,10 @@ export class Session<
   }
 
   #changed(): void {
-    const { connection, error } = this.status;
+    const { connection, error, pending, savedOnDevice } = this.status;
+    const risky = pending > 0 && !savedOnDevice && !this.#closed;
+    if (risky !== this.#guarded) this.#env.guard(risky);
+    this.#guarded = risky;
     if (this.#core.replica.confirmed) this.#settleReady();
     else if (connection === "closed" && error) {
       this.#settleReady(new ReattachError(error.code, error.message));
@@ -499,7 +568,7 @@ export class Session<
       this.#was = connection;
       this.#dispatch("connectionStatusChanged", { connection });
       if (before === "online") this.#dispatch("disconnectionDetected", { connection });
-      if (before === "reconnecting" && connection === "online") {
+      if (before !== "connecting" && connection === "online") {
         this.#dispatch("reconnectionDetected", { connection });
       }
     }

@@ -16,16 +16,31 @@ type Message =
   /** A new tab asks what the line does. */
   | { readonly type: "hi" };
 
+/** Whether the leading tab lives: the same in every release, so that they believe each other. */
+type Sign = { readonly type: "there?" } | { readonly type: "here" };
+
+/**
+ * Tabs of two releases share the channel. One that sends a message which others could take for
+ * something else counts this up; whatever has another number is not for this release.
+ */
+const RELEASE = 1;
+
 export interface TabsEvents {
   lead(leading: boolean): void;
   message(message: Message): void;
+  /** Somebody waits here for what the leading tab has to do. */
+  waits(): boolean;
 }
 
 export interface Tabs {
   post(message: Message): void;
+  /** Takes the lead where the tab that has it gives no sign of life: it is frozen, or hangs. */
+  urge(): void;
   stop(): void;
 }
 
+/** How long the leading tab has for a sign of life. Messages are not throttled as timers are. */
+const SIGN_MS = 700;
 const AGAIN_MS = 1_000;
 
 /** Joins the tabs that share `name`: waits for its lock, and hears what the others post. */
@@ -36,34 +51,90 @@ export function joinTabs(
   events: TabsEvents,
 ): Tabs {
   const channel = env.channel?.(name);
-  const stopped = new AbortController();
+  let stopped = false;
+  let leads = false;
+  let steal = false;
+  let queued = new AbortController();
   let release = () => {};
-  if (channel) channel.onmessage = ({ data }) => events.message(data as Message);
+  let asked: number | null = null;
+  let timer: unknown;
 
+  const say = (message: Message | Sign) => channel?.postMessage({ ...message, release: RELEASE });
+
+  const later = (ms: number, body: () => void) => {
+    env.clearTimer(timer);
+    timer = env.setTimer(() => {
+      if (!stopped) body();
+    }, ms);
+  };
+
+  const urge = () => {
+    if (leads || stopped || asked !== null || !channel) return;
+    asked = env.now();
+    say({ type: "there?" });
+    later(SIGN_MS, () => {
+      if (asked === null || leads) return;
+      const late = env.now() - asked > 2 * SIGN_MS;
+      asked = null;
+      // A tab that stood still itself has not heard what was said meanwhile.
+      if (late) return urge();
+      steal = true;
+      queued.abort();
+    });
+  };
+
+  const hear = (message: (Message | Sign) & { release: number }) => {
+    if (message.type === "there?") {
+      if (leads) say({ type: "here" });
+      return;
+    }
+    if (message.type === "here" || message.type === "line") {
+      asked = null;
+      steal = leads;
+      later(AGAIN_MS, () => {
+        if (events.waits()) urge();
+      });
+    }
+    if (message.type !== "here" && message.release === RELEASE) events.message(message);
+  };
+  if (channel) channel.onmessage = ({ data }) => hear(data);
+
+  const hold = () => {
+    if (stopped) return;
+    leads = true;
+    events.lead(true);
+    return new Promise<void>((resolve) => {
+      release = resolve;
+    });
+  };
   const queue = async () => {
-    while (!stopped.signal.aborted) {
+    while (!stopped) {
+      const { signal } = queued;
       try {
-        await locks.request(name, { signal: stopped.signal }, () => {
-          events.lead(true);
-          return new Promise<void>((resolve) => {
-            release = resolve;
-          });
-        });
+        await locks.request(name, steal ? { steal } : { signal }, hold);
       } catch {
-        if (stopped.signal.aborted) return;
+        if (stopped) return;
+        if (signal.aborted) {
+          queued = new AbortController();
+          continue;
+        }
         // Another tab took the lock from this one, which seemed frozen: stand in line again, but
         // not at once, whatever the reason was.
+        leads = steal = false;
         events.lead(false);
         await new Promise<void>((resolve) => env.setTimer(resolve, AGAIN_MS));
       }
     }
   };
   void queue();
-  channel?.postMessage({ type: "hi" } satisfies Message);
+  say({ type: "hi" });
   return {
-    post: (message) => channel?.postMessage(message),
+    post: say,
+    urge,
     stop() {
-      stopped.abort();
+      stopped = true;
+      env.clearTimer(timer);
+      queued.abort();
       release();
       channel?.close();
     },

@@ -6,8 +6,11 @@
 
 const FIRST_MS = 500;
 const LONGEST_MS = 30_000;
+/** After so many attempts that they are no news any more. */
+const SLOWLY_MS = 60_000;
 
 /** Milliseconds before attempt `attempt` (from 0); `random` lies in [0, 1). */
-export function delay(attempt: number, random: number): number {
-  return random * Math.min(LONGEST_MS, FIRST_MS * 2 ** Math.min(attempt, 16));
+export function delay(attempt: number, random: number, slowly = false): number {
+  const longest = slowly ? SLOWLY_MS : LONGEST_MS;
+  return random * Math.min(longest, FIRST_MS * 2 ** Math.min(attempt, 16));
 }

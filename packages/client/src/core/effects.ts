@@ -10,8 +10,9 @@ import type { ClientFrame, Commit, Conflict, DeviceStatus, ServerFrame } from ".
  * - `beat`: until the line is to be looked at
  * - `resend`: until the server wants to hear a change again
  * - `store`: until the disk is tried again
+ * - `watch`: until the clock is looked at, for a jump
  */
-export type TimerName = "connect" | "greet" | "beat" | "resend" | "store";
+export type TimerName = "connect" | "greet" | "beat" | "resend" | "store" | "watch";
 
 export type Input =
   /** What the store holds; null where it is new. `durable`: it outlives the page; else why not. */
@@ -21,6 +22,8 @@ export type Input =
       readonly deviceId: string;
       readonly durable: boolean;
       readonly error?: string;
+      /** A newer release keeps things there: this page works in memory. */
+      readonly outdated?: boolean;
     }
   /** Whether this tab holds the outbox's lock; `exclusive`: by a lock, not for want of locks. */
   | { readonly type: "lead"; readonly leading: boolean; readonly exclusive: boolean }
@@ -36,8 +39,13 @@ export type Input =
   | { readonly type: "closed"; readonly code: number; readonly reason?: string }
   | { readonly type: "timer"; readonly name: TimerName }
   | { readonly type: "network"; readonly online: boolean }
+  /** The page is shown, or not; `woken`: it may have stood still until now. */
+  | { readonly type: "page"; readonly visible: boolean; readonly woken: boolean }
+  /** Whether the browser promises to keep what is stored. */
+  | { readonly type: "persisted"; readonly persisted: boolean }
   | { readonly type: "stored" }
-  | { readonly type: "store_failed"; readonly message: string }
+  /** `outdated`: a newer release has written there, whose rows this one must not touch. */
+  | { readonly type: "store_failed"; readonly message: string; readonly outdated?: boolean }
   /** What became of a client's changes; null where it could not be had. */
   | { readonly type: "history"; readonly commits: readonly HistoryItem[] | null }
   | { readonly type: "presence"; readonly data: unknown }
@@ -69,6 +77,8 @@ export type SessionEvent =
       readonly detail: { readonly ref: string; readonly code: string; readonly message: string };
     }
   | { readonly type: "conflictDetected"; readonly detail: Conflict }
+  | { readonly type: "stateRestored"; readonly detail: { version: number; pending: number } }
+  | { readonly type: "maxReconnectAttemptsReached"; readonly detail: { attempts: number } }
   | { readonly type: "upgradeRequired"; readonly detail: { readonly message: string } }
   | { readonly type: "historyLost"; readonly detail: { readonly lost: Confirmed } }
   | { readonly type: "saved"; readonly detail: { readonly version: number } }

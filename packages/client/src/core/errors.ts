@@ -30,3 +30,15 @@ export class OpError extends ReattachError {
 export function text(reason: unknown): string {
   return reason instanceof Error ? reason.message : String(reason);
 }
+
+/** A newer release of the application has written what this one would have to read or change. */
+export function outdated(): ReattachError {
+  return new ReattachError(
+    "outdated",
+    "a newer release of this application keeps its data here in another way: reload the page",
+  );
+}
+
+export function isOutdated(reason: unknown): boolean {
+  return reason instanceof ReattachError && reason.code === "outdated";
+}

@@ -9,6 +9,7 @@
 import type { Effect } from "./effects.js";
 import { equal, freeze } from "./json.js";
 import {
+  FORMAT,
   type Found,
   type Meta,
   NO_TERMS,
@@ -169,6 +170,7 @@ export class Ledger {
     }
     if (dirty.terms || dirty.all) writes.push({ key: rows.terms, value: this.terms });
     const meta: Meta = {
+      format: FORMAT,
       rev: (before?.rev ?? 0) + 1,
       generation: (before?.generation ?? 0) + (dirty.all ? 1 : 0),
       client_id: this.clientId,

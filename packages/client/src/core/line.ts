@@ -20,6 +20,14 @@ import type { Connection, Effect, TimerName } from "./effects.js";
 import type { ClientFrame } from "./wire.js";
 
 const GREETING_MS = 15_000;
+/** How long a page that woke up waits for a sign of life: on most lines an answer is there long before. */
+const WAKE_MS = 900;
+/** A line whose answers took longer than a part of that is given more time. */
+const TIMES_SLOWER = 4;
+/** An attempt that was under way for this long when its page woke up is made anew. */
+const STALE_MS = 3_000;
+/** After this many failed attempts the user is told, and the next ones come more slowly. */
+export const MANY_ATTEMPTS = 10;
 /** A connection that stood this long was a good one: the next attempt is a first one. */
 const GOOD_MS = 5_000;
 
@@ -36,6 +44,12 @@ export class Line {
   #lastOut = 0;
   /** When a sign of life was first asked for; null when one has come since. */
   #probed: number | null = null;
+  /** How long an answer to that is waited for, in milliseconds. */
+  #patience = 0;
+  /** How long the last answer took. */
+  #took = 0;
+  /** When the attempt began that is under way. */
+  #dialed: number | null = null;
 
   readonly #random: () => number;
   readonly #emit: (effect: Effect) => void;
@@ -68,7 +82,8 @@ export class Line {
   }
 
   /** From here on it is the other side that is waited for. */
-  greet(): void {
+  greet(now: number): void {
+    this.#dialed ??= now;
     this.timer("greet", GREETING_MS);
   }
 
@@ -78,6 +93,7 @@ export class Line {
     this.was = true;
     if (this.at === "live") return;
     this.at = "live";
+    this.#dialed = null;
     this.#since = this.#lastIn = this.#lastOut = now;
     this.#probed = null;
   }
@@ -90,6 +106,7 @@ export class Line {
     }
     if (before === "live" && now - this.#since >= GOOD_MS) this.attempts = 0;
     for (const name of ["connect", "greet", "beat", "resend"] as const) this.timer(name, null);
+    this.#dialed = null;
     this.at = at;
   }
 
@@ -100,18 +117,45 @@ export class Line {
 
   backOff(now: number): void {
     this.hangUp("waiting", now);
-    this.timer("connect", delay(this.attempts++, this.#random()));
+    this.timer("connect", delay(this.attempts++, this.#random(), this.attempts > MANY_ATTEMPTS));
+    if (this.attempts === MANY_ATTEMPTS) {
+      const detail = { attempts: this.attempts };
+      this.#emit({ type: "event", event: { type: "maxReconnectAttemptsReached", detail } });
+    }
   }
 
   /** Any frame is a sign of life. */
   heard(now: number): void {
     this.#lastIn = now;
+    if (this.#probed === null) return;
+    this.#took = Math.max(0, now - this.#probed);
     this.#probed = null;
+    // Browsers hold back timers that timers of a hidden page have set, not those that a message has.
+    if (this.at === "live") this.timer("beat", this.heartbeat.interval_ms);
   }
 
-  /** Asks for a sign of life at once. */
-  probe(now: number): void {
-    this.#probed ??= now;
+  /**
+   * The page woke up, or its network changed: whatever stands is doubted, and known within a second.
+   * False: what was under way is not to be waited for.
+   */
+  wake(now: number): boolean {
+    if (this.at === "live") {
+      const { interval_ms, timeout_ms } = this.heartbeat;
+      this.#setBack(now);
+      const most = timeout_ms - interval_ms;
+      const patience = Math.min(most, Math.max(WAKE_MS, this.#took * TIMES_SLOWER));
+      if (this.#probed === null || this.#probed + this.#patience > now + patience) {
+        this.#probed = now;
+        this.#patience = patience;
+        this.#probe(now);
+      }
+      this.timer("beat", Math.max(1, this.#probed + this.#patience - now));
+      return true;
+    }
+    return this.#dialed === null || now - this.#dialed < STALE_MS;
+  }
+
+  #probe(now: number): void {
     this.send({ type: "heartbeat", t: Math.floor(now) }, now);
   }
 
@@ -119,13 +163,16 @@ export class Line {
   beat(now: number): boolean {
     const { interval_ms, timeout_ms } = this.heartbeat;
     this.#setBack(now);
-    const patience = timeout_ms - interval_ms;
     // A page whose timers were held back has asked for no sign of life: its silence proves nothing.
-    if (this.#probed !== null && now - this.#probed >= patience) return false;
-    if (now - this.#quiet() >= interval_ms) this.probe(now);
+    if (this.#probed !== null && now - this.#probed >= this.#patience) return false;
+    if (now - this.#quiet() >= interval_ms) {
+      if (this.#probed === null) this.#patience = timeout_ms - interval_ms;
+      this.#probed ??= now;
+      this.#probe(now);
+    }
     const due = Math.min(
       this.#quiet() + interval_ms,
-      (this.#probed ?? Number.POSITIVE_INFINITY) + patience,
+      (this.#probed ?? Number.POSITIVE_INFINITY) + this.#patience,
     );
     this.timer("beat", Math.max(1, due - now));
     return true;

@@ -20,6 +20,8 @@ import type { Confirmed, Unsure } from "./replica.js";
 import type { Change, Conflict, InitialState, Operation, PatchOperation, Schema } from "./wire.js";
 
 export interface Meta {
+  /** How the rows are to be read: `FORMAT` of who wrote last; left out: 1. */
+  readonly format?: number;
   /** +1 with each transaction that writes. */
   readonly rev: number;
   /** +1 when the changes are numbered anew: whoever knows another one reads them all. */
@@ -41,6 +43,12 @@ export interface Meta {
   readonly weight: number;
   readonly tail: number;
 }
+
+/**
+ * A release that writes rows which an older one would read wrongly counts this up. The older one then
+ * leaves them alone.
+ */
+export const FORMAT = 1;
 
 /** What the session's schema is, and how writes of its fields merge. */
 export interface Terms {

@@ -15,6 +15,8 @@ import { prepare } from "./ops.js";
 import type { Found, Rejected, Terms, Write } from "./outbox.js";
 import type { Pending, Replica } from "./replica.js";
 import type {
+  Change,
+  ChangesBody,
   ClientFrame,
   Commit,
   Conflict,
@@ -50,6 +52,11 @@ export interface Status {
   readonly saved: boolean;
   /** `memory`: changes that the server has not taken are lost when this page closes. */
   readonly storage: "durable" | "memory";
+  /**
+   * Whether the browser has promised not to clear this device's copy when the disk is full
+   * (`navigator.storage.persist()`, asked after the first change); null until it has answered.
+   */
+  readonly persisted: boolean | null;
   /** All tabs share one outbox and one connection. Not so without a secure context or storage. */
   readonly sharedTabs: boolean;
   /**
@@ -64,6 +71,9 @@ export interface Status {
 /** How many undecided changes may be on their way (the server reads no more than that). */
 const IN_FLIGHT = 256;
 const RETRY_STORE_MS = 5_000;
+/** How often a shown page looks at the clock, and how late that is when the machine has slept. */
+const WATCH_MS = 500;
+const SLEPT_MS = 2_000;
 
 /** What ends a session for good, whatever this device does (protocol, section 5). */
 const ENDINGS: Readonly<Record<number, readonly [code: string, message: string]>> = {
@@ -108,6 +118,13 @@ export class SessionCore {
 
   /** The server said so, and it has named no schema since that this application is made for. */
   #readOnly = false;
+  #persisted: boolean | null = null;
+  /** When the clock is looked at next; null while the page is hidden. */
+  #watch: number | null = null;
+  /** The name under which this page was welcomed: the server knows whose it is. */
+  #welcomed = "";
+  /** The highest number that went out in a last breath. */
+  #breathed = 0;
   /** The patches did not fit: the next welcome brings the whole state. */
   #distrust = false;
   /** After a 4400 or 4413: up to this number, changes are sent one by one. */
@@ -153,6 +170,7 @@ export class SessionCore {
       savedOnDevice: this.#loaded && kept,
       saved: this.#loaded && pending === 0,
       storage: disk === "works" ? "durable" : "memory",
+      persisted: this.#persisted,
       sharedTabs: disk === "works" && this.#exclusive,
       readOnly,
       error: error ?? storage,
@@ -167,6 +185,11 @@ export class SessionCore {
   /** This device's id; empty until the disk has answered. */
   get deviceId(): string {
     return this.#deviceId;
+  }
+
+  /** What the server is told of this device. */
+  get device(): HelloDevice {
+    return { id: this.#deviceId, ...this.#options.device };
   }
 
   /** What the other tabs are told of the line. */
@@ -252,6 +275,25 @@ export class SessionCore {
     return writes;
   }
 
+  /**
+   * What the server may not have when the page goes: this client's stored, undecided changes, oldest
+   * first, up to the one that does not fit; null where all of them have gone this way before. Only a
+   * name under which the server has welcomed this page is known there to be this user's.
+   */
+  lastBreath(fits: (change: Change) => boolean, now: number): ChangesBody | null {
+    const { clientId, device } = this;
+    if (!this.#leading || this.#readOnly || this.#welcomed !== clientId) return null;
+    const changes: Change[] = [];
+    for (const { change, stored, unsure } of this.replica.pending) {
+      if (!stored || unsure || change.seq === 0 || change.epoch === null || !fits(change)) break;
+      changes.push(change);
+    }
+    const last = changes.at(-1)?.seq ?? 0;
+    if (last <= this.#breathed) return null;
+    this.#breathed = last;
+    return { client_id: clientId, device, t: Math.floor(now), changes };
+  }
+
   #effects(): Effect[] {
     this.#busy = this.replica.pending.length > 0;
     const effects = this.#out;
@@ -266,11 +308,19 @@ export class SessionCore {
         this.#loaded = true;
         this.#deviceId = input.deviceId;
         ledger.load(input.found, input.durable, input.error);
+        if (this.replica.confirmed) {
+          const { confirmed, pending } = this.replica;
+          const detail = { version: confirmed.version, pending: pending.length };
+          this.#event({ type: "stateRestored", detail });
+        }
+        if (input.outdated) {
+          this.#event({ type: "upgradeRequired", detail: { message: input.error ?? "" } });
+        }
         return this.#changed();
       case "lead":
         return this.#onLead(input.leading, input.exclusive);
       case "dialing":
-        if (this.#line.at === "opening") this.#line.greet();
+        if (this.#line.at === "opening") this.#line.greet(this.#now);
         return;
       case "opened":
         return this.#hello(input.token, input.userId);
@@ -281,14 +331,21 @@ export class SessionCore {
       case "timer":
         return this.#onTimer(input.name);
       case "network":
-        return this.#onNetwork(input.online);
+        this.#line.network = input.online;
+        if (input.online) this.#line.attempts = 0;
+        return this.#wake();
+      case "page":
+        return this.#onPage(input.visible, input.woken);
+      case "persisted":
+        this.#persisted = input.persisted;
+        return this.#changed();
       case "stored":
         ledger.wrote();
         this.#start();
         this.#flush();
         return this.#changed();
       case "store_failed":
-        return this.#onStoreFailed(input.message);
+        return this.#onStoreFailed(input.message, input.outdated);
       case "history":
         return this.#onHistory(input.commits);
       case "presence":
@@ -335,15 +392,15 @@ export class SessionCore {
   #hello(token: string | undefined, userId: string | undefined): void {
     if (this.#line.at !== "opening") return;
     this.#line.at = "greeting";
-    this.#line.greet();
+    this.#line.greet(this.#now);
     this.#resendWaits = this.#syncing = false;
-    const { device = {}, create, schemaVersion } = this.#options;
+    const { create, schemaVersion } = this.#options;
     const { confirmed } = this.replica;
     const epoch = this.#distrust ? null : (confirmed?.epoch ?? null);
     this.#send({
       type: "hello",
       client_id: this.clientId,
-      device: { id: this.#deviceId, ...device },
+      device: this.device,
       t: Math.floor(this.#now),
       epoch,
       version: epoch === null ? null : (confirmed?.version ?? null),
@@ -362,6 +419,7 @@ export class SessionCore {
   }
 
   #end(error: LineView["error"]): void {
+    this.#onPage(false, false);
     this.#line.hangUp("closed", this.#now);
     this.#line.timer("store", null);
     this.#error = error;
@@ -436,6 +494,8 @@ export class SessionCore {
         this.#resendWaits = false;
         this.#sent = this.#ledger.decided;
         return this.#flush();
+      case "watch":
+        return this.#onWatch();
       case "store":
         this.#out.push({ type: "store" });
     }
@@ -447,18 +507,31 @@ export class SessionCore {
     this.#backOff();
   }
 
-  #onNetwork(online: boolean): void {
+  /** What stands is doubted, and what waits is tried at once. */
+  #wake(): void {
     const line = this.#line;
-    line.network = online;
-    if (line.at === "live") {
-      line.probe(this.#now);
-      line.beat(this.#now);
-    }
-    if (online) {
+    const waits = line.at === "waiting";
+    if (!line.wake(this.#now)) {
+      line.hangUp("waiting", this.#now);
       line.attempts = 0;
-      if (line.at === "waiting") this.#connect();
+      this.#connect();
+    } else if (waits && line.network) {
+      line.attempts = 0;
+      this.#connect();
     }
     this.#told();
+  }
+
+  #onPage(visible: boolean, woken: boolean): void {
+    this.#watch = visible ? this.#now + WATCH_MS : null;
+    this.#line.timer("watch", visible ? WATCH_MS : null);
+    if (woken) this.#wake();
+  }
+
+  /** Timers stand still while a machine sleeps, its clock does not. */
+  #onWatch(): void {
+    if (this.#watch === null) return;
+    this.#onPage(true, this.#now - this.#watch > SLEPT_MS);
   }
 
   /** The session does not exist yet, as far as anybody here knows: begin with what it will be. */
@@ -544,6 +617,8 @@ export class SessionCore {
       return;
     }
     ledger.adopt(epoch);
+    this.#welcomed = this.clientId;
+    this.#breathed = 0;
     this.#line.welcomed(this.#now);
     this.#sent = seq;
     if (frame.type === "initial_state") {
@@ -658,14 +733,17 @@ export class SessionCore {
 
   // ── The outbox ─────────────────────────────────────────────────────────────────────────────────
 
-  #onStoreFailed(message: string): void {
+  #onStoreFailed(message: string, outdated = false): void {
     const ledger = this.#ledger;
     ledger.failed(message);
-    if (this.#leading) {
+    if (outdated) this.#event({ type: "upgradeRequired", detail: { message } });
+    if (this.#leading && !outdated) {
       ledger.goWithout();
       this.#line.timer("store", RETRY_STORE_MS);
     } else {
-      // Without the store a follower hears nothing: it goes on as a client of its own.
+      // Without the store a follower hears nothing, and what a newer release wrote is not this one's
+      // to change: it goes on as a client of its own.
+      if (this.#leading) this.#line.hangUp("idle", this.#now);
       ledger.detach();
       this.#leading = true;
       this.#exclusive = this.#busy = false;

@@ -13,5 +13,13 @@ export interface Change extends Omit<wire.Change, "type" | "epoch"> {
   readonly epoch: string | null;
 }
 
+/** A client's outbox over HTTP (protocol, T11). */
+export interface ChangesBody {
+  readonly client_id: string;
+  readonly device: wire.HelloDevice;
+  readonly t: number;
+  readonly changes: readonly Change[];
+}
+
 /** What `initial_state` and `resumed` have in common. */
 export type Welcome = Omit<wire.InitialState, "type" | "state">;

@@ -1,4 +1,5 @@
 import { type DBSchema, type IDBPDatabase, openDB } from "idb";
+import { outdated } from "../core/errors.js";
 import type { Store } from "./store.js";
 
 interface Schema extends DBSchema {
@@ -7,7 +8,8 @@ interface Schema extends DBSchema {
 
 /**
  * A store in IndexedDB. Every transaction that writes is `strict`: its promise resolves only when
- * the browser has flushed it to the disk. Rejects where the browser gives no database.
+ * the browser has flushed it to the disk. Rejects where the browser gives no database,
+ * and with `outdated` where a newer release has made another one of it.
  */
 export async function idbStore(name: string): Promise<Store> {
   let db: IDBPDatabase<Schema> | null = null;
@@ -24,6 +26,8 @@ export async function idbStore(name: string): Promise<Store> {
       terminated: () => {
         db = null;
       },
+    }).catch((reason) => {
+      throw (reason as Error).name === "VersionError" ? outdated() : reason;
     });
     opened.addEventListener("close", () => {
       db = null;
