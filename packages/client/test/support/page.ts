@@ -2,7 +2,13 @@
 
 import { connect } from "../../src";
 import type { ConnectOptions } from "../../src/api";
-import { browserEnvironment, type ChannelLike, type Environment } from "../../src/env";
+import type { ServerFrame } from "../../src/core/wire";
+import {
+  browserEnvironment,
+  type ChannelLike,
+  type Environment,
+  type PageMoment,
+} from "../../src/env";
 import { idbStore } from "../../src/kv/idb";
 import type { Session } from "../../src/session";
 import type { FakeServer } from "./server";
@@ -14,6 +20,8 @@ export class Profile {
   readonly name = `profile-${++profiles}`;
   readonly channels = new Map<string, Set<ChannelLike>>();
   readonly #held = new Map<string, Promise<void>>();
+  /** Takes a lock from who has it. */
+  readonly #thefts = new Map<string, () => void>();
 
   constructor(readonly server: FakeServer) {}
 
@@ -29,35 +37,42 @@ export class Profile {
   }
 
   /** Web Locks, as far as the client uses them. */
-  locks(page: { dead: boolean; dies: Promise<void> }): Environment["locks"] {
+  locks(page: { dies: Promise<void>; gate(body: () => void): void; dead: boolean }) {
     const request = async (
       name: string,
-      { signal }: { signal: AbortSignal },
-      body: () => Promise<void>,
+      { signal, steal = false }: { signal?: AbortSignal; steal?: boolean },
+      body: () => Promise<void> | undefined,
     ) => {
-      const before = this.#held.get(name) ?? Promise.resolve();
+      const before = steal ? undefined : this.#held.get(name);
       let release = () => {};
       const mine = new Promise<void>((resolve) => {
         release = resolve;
       });
+      if (steal) this.#thefts.get(name)?.();
       this.#held.set(
         name,
-        before.then(() => mine),
+        Promise.all([before, mine]).then(() => {}),
       );
       const aborted = new Promise<void>((resolve) => {
-        signal.addEventListener("abort", () => resolve());
+        signal?.addEventListener("abort", () => resolve());
       });
       await Promise.race([before, aborted, page.dies]);
       try {
-        if (signal.aborted) throw signal.reason;
-        if (!page.dead) await Promise.race([body(), page.dies]);
+        if (signal?.aborted) throw signal.reason;
+        const stolen = new Promise<void>((_, reject) => {
+          this.#thefts.set(name, () => {
+            release();
+            page.gate(() => reject(new DOMException("stolen", "AbortError")));
+          });
+        });
+        if (!page.dead) await Promise.race([body(), page.dies, stolen]);
       } finally {
         release();
       }
       // What is dead does not go on.
       if (page.dead) await new Promise<never>(() => {});
     };
-    return { request } as unknown as Environment["locks"];
+    return { request } as unknown as NonNullable<Environment["locks"]>;
   }
 }
 
@@ -70,7 +85,13 @@ export class Page<State extends object> {
   readonly #sockets: { close(): void; onmessage: unknown; onclose: unknown; onopen: unknown }[] =
     [];
   readonly #network = new Set<(online: boolean) => void>();
+  readonly #moments = new Set<(moment: PageMoment) => void>();
+  /** What happens to it while it is frozen. */
+  #late: (() => void)[] | null = null;
   online = true;
+  visible = true;
+  /** What the browser was told about asking before it lets the page go. */
+  readonly guards: boolean[] = [];
 
   constructor(profile: Profile, { env, ...options }: Partial<ConnectOptions>) {
     this.dies = new Promise((resolve) => {
@@ -79,22 +100,31 @@ export class Page<State extends object> {
     const page = this;
     const real = browserEnvironment();
     const Socket = profile.server.socketClass();
+    const gate = (body: () => void) => (this.#late ? void this.#late.push(body) : body());
     const mine = new Set<ChannelLike>();
     const locks = profile.locks({
       get dead() {
         return page.dead;
       },
       dies: this.dies,
+      gate,
     });
     const environment: Partial<Environment> = {
       // A short clock for the waits between attempts.
       random: () => 0.02,
-      setTimer: (callback, ms) => setTimeout(() => !page.dead && callback(), ms),
+      setTimer: (callback, ms) => setTimeout(() => !page.dead && gate(callback), ms),
       fetch: profile.server.fetch,
       WebSocket: class extends Socket {
         constructor(url: string, protocols: string[]) {
           super(url, protocols);
           page.#sockets.push(this);
+        }
+        override tell(frame: ServerFrame): void {
+          gate(() => super.tell(frame));
+        }
+        override end(code: number): void {
+          this.close();
+          gate(() => super.end(code));
         }
       },
       locks,
@@ -112,6 +142,14 @@ export class Page<State extends object> {
           },
           close: () => all.delete(channel),
         };
+        // What others post reaches it when it is awake.
+        let heard: ChannelLike["onmessage"] = null;
+        Object.defineProperty(channel, "onmessage", {
+          get: () => heard && ((event: MessageEvent) => gate(() => heard?.(event))),
+          set: (listener: ChannelLike["onmessage"]) => {
+            heard = listener;
+          },
+        });
         all.add(channel);
         mine.add(channel);
         return channel;
@@ -121,6 +159,12 @@ export class Page<State extends object> {
         this.#network.add(callback);
         return () => this.#network.delete(callback);
       },
+      visible: () => this.visible,
+      onPage: (callback) => {
+        this.#moments.add(callback);
+        return () => this.#moments.delete(callback);
+      },
+      guard: (on) => void this.guards.push(on),
       ...env,
     };
     void this.dies.then(() => {
@@ -147,6 +191,22 @@ export class Page<State extends object> {
       socket.close();
     }
     this.#die();
+  }
+
+  /** Nothing of it runs, and what happens meanwhile happens to it when it wakes up. */
+  freeze(): void {
+    this.#late ??= [];
+  }
+
+  thaw(): void {
+    const late = this.#late ?? [];
+    this.#late = null;
+    for (const body of late) body();
+  }
+
+  moment(moment: PageMoment): void {
+    this.visible = moment !== "hidden" && moment !== "hide";
+    for (const callback of this.#moments) callback(moment);
   }
 
   network(online: boolean): void {

@@ -69,7 +69,7 @@ export class FakeServer {
     for (const socket of [...this.sockets]) socket.end(1006);
   }
 
-  socketClass(): new (url: string, protocols: string[]) => SocketLike {
+  socketClass(): new (url: string, protocols: string[]) => FakeSocket {
     const server = this;
     return class extends FakeSocket {
       constructor(url: string, protocols: string[]) {
@@ -78,9 +78,14 @@ export class FakeServer {
     };
   }
 
-  fetch: typeof fetch = async (input) => {
-    if (!this.up) throw new TypeError("fetch failed");
+  /** What was posted: kept, and not looked at. */
+  readonly posts: { url: URL; init: RequestInit }[] = [];
+
+  fetch: typeof fetch = async (input, init = {}) => {
     const url = new URL(String(input));
+    if (init.method === "POST") this.posts.push({ url, init });
+    if (!this.up) throw new TypeError("fetch failed");
+    if (init.method === "POST") return new Response("{}");
     const [, id = ""] = /\/api\/v0\/session\/([^/]+)\/history$/.exec(url.pathname) ?? [];
     const client = url.searchParams.get("client_id");
     const session = this.session(decodeURIComponent(id));
