@@ -270,6 +270,9 @@ class FaultyStore:
             lambda: self.inner.advance_reaction(session_id, name, owner, version, lease_ms),
         )
 
+    async def trim_activity(self, before: int, limit: int) -> int:
+        return await self._call("trim_activity", lambda: self.inner.trim_activity(before, limit))
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         return await self._call("idempotent", lambda: self.inner.idempotent(user_id, route, key))
 

@@ -144,7 +144,11 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A device of a session. Upserted by id; ``created_at`` of an existing row stays."""
+    """A device of a session. Upserted by id; ``created_at`` of an existing row stays.
+
+    ``name`` is what it calls itself, ``given_name`` what people call it. ``version`` is the newest
+    that it said it had. One with ``revoked_at`` is let in no more.
+    """
 
     device_id: str
     user_id: str
@@ -153,6 +157,9 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
     is_primary: bool = False
     created_at: int
     last_activity: int
+    given_name: str | None = None
+    revoked_at: int | None = None
+    version: int | None = None
 
 
 class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -452,6 +459,12 @@ class Store(Protocol):
         """Move the cursor of a reaction that ``owner`` holds, and hold it for so long from now on.
 
         0 lets go of it. False where it is not, or no longer, held by this owner: nothing is done.
+        """
+
+    async def trim_activity(self, before: int, limit: int) -> int:
+        """Remove the oldest lines of all activity logs from before a time; return how many.
+
+        At most ``limit``. Several nodes that do so at once remove different ones, or some nothing.
         """
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:

@@ -530,6 +530,19 @@ class MemoryStore:
         )
         return True
 
+    async def trim_activity(self, before: int, limit: int) -> int:
+        """Remove the oldest lines of all activity logs from before a time; return how many."""
+        await self.check()
+        old = sorted(
+            (line.at, name, number)
+            for name, session in self._sessions.items()
+            for number, line in enumerate(session.activity)
+            if line.at < before
+        )[:limit]
+        for _, name, number in sorted(old, key=lambda one: one[2], reverse=True):
+            del self._sessions[name].activity[number]
+        return len(old)
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         await self.check()

@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import TEXT
 
 __all__ = ["REVISIONS", "metadata"]
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """The forms that the tables have had, oldest first, as `reattach.store.migrations` makes them. This
 code reads and writes the last; which one a database has, its ``alembic_version`` says."""
 
@@ -150,6 +150,10 @@ session_devices = Table(
     Column("is_primary", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("last_activity", BigInteger, nullable=False),
+    Column("given_name", Text),
+    Column("revoked_at", BigInteger),
+    # The newest version that it said it had.
+    Column("version", BigInteger),
 )
 
 members = Table(
@@ -211,6 +215,9 @@ session_activity_log = Table(
     Column("user_id", Text),
     Column("device_id", Text),
     Column("data", LargeBinary, nullable=False),
+    # The oldest, to remove what is older than it is kept. Times grow, so that a batch dirties one
+    # page of it, whatever sessions are in it.
+    Index(None, "at"),
 )
 
 session_checkpoints = Table(

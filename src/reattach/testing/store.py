@@ -675,7 +675,10 @@ class StoreSuite:
         for number, user in enumerate(users):
             assert (await store.sessions(user, None, 10)).items == [row(f"s{number}", user_id=user)]
         names = ["Ann\u2019s \U0001f4f1 \n'\"", "", "\u0000", "\u0001"]
-        named = [device(f"d{number}", name=name) for number, name in enumerate(names)]
+        named = [
+            device(f"d{number}", name=name, given_name=names[-number])
+            for number, name in enumerate(names)
+        ]
         await store.append([change("s0", 0, devices=named)])
         assert list(await store.devices("s0")) == named
 
@@ -931,6 +934,9 @@ class StoreSuite:
             is_primary=True,
             created_at=T0 + 50,
             last_activity=T0 + 60,
+            given_name="given",
+            revoked_at=T0 + 55,
+            version=7,
         )
         await store.append([change("s1", 1, devices=[later])])
         assert list(await store.devices("s1")) == [replace(later, created_at=T0)]
@@ -1047,6 +1053,21 @@ class StoreSuite:
             assert [line for page in found for line in page] == wanted
             assert all(len(page) == limit for page in found[:-1])
             assert found[-1]
+
+    async def test_old_activity_is_removed(self, store: Store) -> None:
+        """The oldest lines go first, of whatever session, at most as many as are asked for."""
+        await store.append([creation("s1"), creation("s2")])
+        lines = [activity(number) for number in range(6)]
+        await store.append([change("s1", 0, activity=lines[1::2])])
+        await store.append([change("s2", 0, activity=lines[::2])])
+        assert await store.trim_activity(T0 + 4, 3) == 3
+        assert (await store.activity("s1", None, 10)).items == [lines[5], lines[3]]
+        assert (await store.activity("s2", None, 10)).items == [lines[4]]
+        assert await store.trim_activity(lines[4].at, 3) == 1
+        assert await store.trim_activity(lines[4].at, 3) == 0
+        assert (await store.activity("s1", None, 10)).items == [lines[5]]
+        await store.append([change("s1", 1, activity=[activity(7)])])
+        assert (await store.activity("s1", None, 10)).items == [activity(7), lines[5]]
 
     async def test_pages_while_growing(self, store: Store) -> None:
         """What comes on top between two pages shifts nothing."""

@@ -391,6 +391,10 @@ class PostgresStore:
         row = await self._one(sql.ADVANCE_REACTION, *whose, to_number(version), by, until)
         return row is not None
 
+    async def trim_activity(self, before: int, limit: int) -> int:
+        """Remove the oldest lines of all activity logs from before a time; return how many."""
+        return len(await self._all(sql.REMOVE_OLD_ACTIVITY, to_number(before), limit))
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         since = self._now() - IDEMPOTENCY_LIFETIME_MS

@@ -195,7 +195,8 @@ class Batch:
                     (
                         *(number, name, device.device_id, text(device.user_id), text(device.name)),
                         *(device.info, device.is_primary, first[device.device_id]),
-                        device.last_activity,
+                        *(device.last_activity, text(device.given_name), device.revoked_at),
+                        device.version,
                     ),
                 )
         for line, activity in enumerate(part.activity, start=1):
@@ -303,6 +304,9 @@ def to_device(row: Row) -> DeviceRecord:
         is_primary=row[4],
         created_at=row[5],
         last_activity=row[6],
+        given_name=plain(row[7]),
+        revoked_at=row[8],
+        version=row[9],
     )
 
 

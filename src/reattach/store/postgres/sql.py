@@ -241,20 +241,28 @@ new_conflicts AS (
 )
 
 DEVICES: Final = Piece(
-    types=("int4", "text", "text", "text", "text", "bytea", "bool", "int8", "int8"),
+    types=(
+        *("int4", "text", "text", "text", "text", "bytea", "bool", "int8", "int8"),
+        *("text", "int8", "int8"),
+    ),
     writes="""
 new_devices AS (
     INSERT INTO session_devices (
-        session_id, device_id, user_id, name, info, is_primary, created_at, last_activity
+        session_id, device_id, user_id, name, info, is_primary, created_at, last_activity,
+        given_name, revoked_at, version
     )
-    SELECT session_id, device_id, user_id, name, info, is_primary, created_at, last_activity
+    SELECT session_id, device_id, user_id, name, info, is_primary, created_at, last_activity,
+        given_name, revoked_at, version
     FROM unnest({arrays}) AS row (
-        number, session_id, device_id, user_id, name, info, is_primary, created_at, last_activity
+        number, session_id, device_id, user_id, name, info, is_primary, created_at, last_activity,
+        given_name, revoked_at, version
     )
     WHERE (SELECT good FROM verdict)[number]
     ON CONFLICT (session_id, device_id) DO UPDATE SET
         user_id = excluded.user_id, name = excluded.name, info = excluded.info,
-        is_primary = excluded.is_primary, last_activity = excluded.last_activity
+        is_primary = excluded.is_primary, last_activity = excluded.last_activity,
+        given_name = excluded.given_name, revoked_at = excluded.revoked_at,
+        version = excluded.version
 )""",
 )
 
@@ -443,6 +451,14 @@ DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
 ))
 """
 
+REMOVE_OLD_ACTIVITY: Final = """
+DELETE FROM session_activity_log WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM session_activity_log WHERE at < $1 ORDER BY at LIMIT $2
+    FOR UPDATE SKIP LOCKED
+))
+RETURNING 1
+"""
+
 LEASE_REACTION: Final = """
 UPDATE reactions SET owner = $3, leased_until = $4::int8 + $5
 WHERE session_id = $1 AND name = $2 AND (owner = $3 OR leased_until <= $4)
@@ -498,7 +514,8 @@ SELECT session_id, user_id, epoch, epoch_version, session.version, access_versio
         WHERE session_id = $1 AND status IN ('auto', 'open') ORDER BY version, conflict_id
     ),
     ARRAY(
-        SELECT ROW(device_id, user_id, name, info, is_primary, created_at, last_activity)
+        SELECT ROW(device_id, user_id, name, info, is_primary, created_at, last_activity,
+            given_name, revoked_at, version)
         FROM session_devices WHERE session_id = $1 ORDER BY created_at, device_id
     ),
     ARRAY(SELECT ROW(user_id, role) FROM members WHERE session_id = $1)
@@ -637,8 +654,9 @@ WHERE session_id = $1 AND entry < $2 ORDER BY entry DESC LIMIT $3
 """
 
 READ_DEVICES: Final = """
-SELECT device_id, user_id, name, info, is_primary, created_at, last_activity FROM session_devices
-WHERE session_id = $1 ORDER BY created_at, device_id
+SELECT device_id, user_id, name, info, is_primary, created_at, last_activity, given_name,
+    revoked_at, version
+FROM session_devices WHERE session_id = $1 ORDER BY created_at, device_id
 """
 
 READ_MEMBERS: Final = "SELECT user_id, role FROM members WHERE session_id = $1"

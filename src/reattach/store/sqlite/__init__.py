@@ -343,6 +343,11 @@ class SQLiteStore:
 
         return await self._write(write)
 
+    async def trim_activity(self, before: int, limit: int) -> int:
+        """Remove the oldest lines of all activity logs from before a time; return how many."""
+        row = to_number(before), limit
+        return await self._write(lambda: self._file.remove(sql.REMOVE_OLD_ACTIVITY, row))
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
         return await self._read(

@@ -415,6 +415,9 @@ def read_devices(db: sqlite3.Connection, session_id: str) -> list[DeviceRecord]:
             is_primary=bool(row[4]),
             created_at=row[5],
             last_activity=row[6],
+            given_name=row[7],
+            revoked_at=row[8],
+            version=row[9],
         )
         for row in db.execute(sql.READ_DEVICES, (session_id,))
     ]

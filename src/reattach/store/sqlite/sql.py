@@ -81,11 +81,13 @@ ON CONFLICT (session_id, conflict_id) DO UPDATE SET
 
 PUT_DEVICE: Final = """
 INSERT INTO session_devices (
-    session_id, device_id, user_id, name, info, is_primary, created_at, last_activity
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    session_id, device_id, user_id, name, info, is_primary, created_at, last_activity,
+    given_name, revoked_at, version
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_id, device_id) DO UPDATE SET
     user_id = excluded.user_id, name = excluded.name, info = excluded.info,
-    is_primary = excluded.is_primary, last_activity = excluded.last_activity
+    is_primary = excluded.is_primary, last_activity = excluded.last_activity,
+    given_name = excluded.given_name, revoked_at = excluded.revoked_at, version = excluded.version
 """
 
 INSERT_CHECKPOINT: Final = """
@@ -187,6 +189,12 @@ INSERT INTO erased_sessions (session_id, erased_at, salt, members) VALUES (?, ?,
 REMOVE_OLD_KEYS: Final = """
 DELETE FROM idempotency_keys WHERE rowid IN (
     SELECT rowid FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?
+)
+"""
+
+REMOVE_OLD_ACTIVITY: Final = """
+DELETE FROM session_activity_log WHERE rowid IN (
+    SELECT rowid FROM session_activity_log WHERE at < ? ORDER BY at LIMIT ?
 )
 """
 
@@ -328,8 +336,9 @@ WHERE session_id = ? AND entry < ? ORDER BY entry DESC LIMIT ?
 """
 
 READ_DEVICES: Final = """
-SELECT device_id, user_id, name, info, is_primary, created_at, last_activity FROM session_devices
-WHERE session_id = ? ORDER BY created_at, device_id
+SELECT device_id, user_id, name, info, is_primary, created_at, last_activity, given_name,
+    revoked_at, version
+FROM session_devices WHERE session_id = ? ORDER BY created_at, device_id
 """
 
 READ_KEY: Final = """

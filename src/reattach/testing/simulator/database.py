@@ -311,6 +311,10 @@ class Handle:
             lambda rows: rows.advance_reaction(session_id, name, owner, version, lease_ms)
         )
 
+    async def trim_activity(self, before: int, limit: int) -> int:
+        """Remove the oldest lines of all activity logs from before a time; return how many."""
+        return await self._read(lambda rows: rows.trim_activity(before, limit))
+
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered."""
         return await self._read(lambda rows: rows.idempotent(user_id, route, key))
