@@ -16,6 +16,7 @@ __all__ = [
     "HandoffOver",
     "KeyAnswered",
     "LastOwner",
+    "NoSuchDevice",
     "NotAuthenticated",
     "OutboxHeld",
     "PreconditionFailed",
@@ -78,6 +79,13 @@ class SessionNotFound(ReattachError):
     """There is no such session for this caller."""
 
     code = "session_not_found"
+    status = 404
+
+
+class NoSuchDevice(ReattachError):
+    """The session has no device of this id: list its devices."""
+
+    code = "no_such_device"
     status = 404
 
 

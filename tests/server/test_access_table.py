@@ -71,6 +71,13 @@ SETTLES = row(
     editor="404 no_such_conflict",
     owner="404 no_such_conflict",
 )
+NO_DEVICE = row(
+    NO_TOKEN,
+    stranger=MISSING,
+    viewer=FORBIDDEN,
+    editor=FORBIDDEN,
+    owner="404 no_such_device",
+)
 MANAGES = row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor=FORBIDDEN, owner="200!")
 ERASES = row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor=FORBIDDEN, owner="204!")
 
@@ -135,6 +142,9 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
     ("GET", f"{SESSION}/checkpoints"): (None, READS),
     ("POST", f"{SESSION}/checkpoints"): ((JSON, {"name": "n"}), MARKS),
     ("GET", f"{SESSION}/devices"): (None, READS),
+    # One that is nobody's: of their own see the tests of devices.
+    ("PATCH", f"{SESSION}/devices/{{device_id}}"): ((JSON, {"name": "Phone"}), NO_DEVICE),
+    ("DELETE", f"{SESSION}/devices/{{device_id}}"): (None, NO_DEVICE),
     ("GET", f"{SESSION}/activity"): (None, READS),
     ("GET", f"{SESSION}/members"): (None, READS),
     ("PUT", MEMBER): ((JSON, {"role": "editor"}), MANAGES),
@@ -291,6 +301,7 @@ class Case:
             "{session_id}": self.name,
             "{user_id:path}": user.replace(" ", "%20"),
             "{conflict_id}": "1.0",
+            "{device_id}": "no-such",
         }.items():
             template = template.replace(name, value)
         return template

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from reattach.core.activity import happened
 from reattach.core.checkpoints import id_by_ref, mark_of, shown
 from reattach.core.connection import (
     TRANSITIONS,
@@ -197,6 +198,8 @@ class Room:
             self.hang(older, Close.SUPERSEDED, "a newer connection of this client took over")
         latest = max(self.elsewhere.since(hello.client_id), older.since if older else 0)
         connection.since = max(now, latest + 1)
+        if hello.version is not None and hello.epoch == self.recorded.epoch:
+            self.devices.applied(hello.device.id, hello.version)
         self._arrive(connection, hello, now)
         self.connections[hello.client_id] = connection
         self._emit(Announce())
@@ -416,6 +419,8 @@ class Room:
     def _take(self, connection: Connection, change: Change, size: int) -> None:
         if connection.outdated:
             return  # it was told so, and keeps what it has
+        if change.epoch == self.recorded.epoch:
+            self.devices.applied(connection.device_id, min(change.base, self.recorded.version))
         refused = None
         if size > self.limits.max_change_bytes:
             refused = ChangeRefused(
@@ -467,7 +472,7 @@ class Room:
             conflicts=list(session.conflicts.values()),
             checkpoints=list(session.checkpoints.values()),
             devices=list(flight.devices.values()),
-            activity=flight.activity,
+            activity=[*flight.activity, *happened(session, now, ended=self._ends)],
             reactions=self.reactions if session.commits else (),
             state=session.saved,
             idempotency=session.idempotency,
@@ -482,6 +487,11 @@ class Room:
             self.land(now)
             return None
         return append
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the batch at hand ends the session."""
+        return self.recorded.is_active and not self.session.record.is_active
 
     def written_devices(self) -> list[DeviceRecord]:
         """Return the devices that the batch in flight writes."""
@@ -540,11 +550,12 @@ class Room:
         commits: Sequence[CommitRecord],
         clients: Sequence[tuple[ClientRecord, Sequence[RefusalRecord]]],
         members: Sequence[MemberRecord] | None = None,
+        devices: Sequence[DeviceRecord] = (),
     ) -> None:
         """Take in what the database holds beyond what is here, and tell everybody.
 
         ``clients`` are those with changes in line, with their refusals from the first of these on;
-        ``members`` are given where they are not those that are known here.
+        ``members`` are given where they are not those that are known here, and then ``devices``.
         """
         session = self.session
         # Who came and went is not in the log: it is still to be written.
@@ -558,6 +569,7 @@ class Room:
         self.recorded = recorded
         if members is not None:
             self.members = {member.user_id: member.role for member in members}
+            self.devices.meet(devices)
         for record, refusals in clients:
             client = session.know(record, known=True)
             client.elsewhere = max(client.elsewhere, record.seq)
@@ -574,7 +586,7 @@ class Room:
         if connection.phase is not Phase.LIVE or role == connection.role:
             return
         if role is None:
-            self.hang(connection, Close.NO_SESSION, "there is no such session")
+            self.turn_away(connection, Close.NO_SESSION, "there is no such session")
             return
         connection.role = role
         client = self.session.clients.get(connection.client_id)
@@ -582,6 +594,14 @@ class Room:
         # It has been sent every commit there is.
         epoch, version = self.recorded.epoch, self.session.version
         self._welcome(connection, epoch, version, seq, created=False, now=now)
+
+    def turn_away(self, connection: Connection, code: int, reason: str) -> None:
+        """Close a connection of somebody who may do nothing here any more.
+
+        What it had sent and is not decided is refused.
+        """
+        connection.role = Role.VIEWER
+        self.hang(connection, code, reason)
 
     def looked_up(self, lookup: LookUp, decision: Decision | None) -> None:
         """A number that came again was decided as ``decision`` says."""
@@ -761,8 +781,12 @@ class Room:
 
     def statuses(self) -> list[DeviceStatus]:
         """Return the session's devices, and whether each is connected."""
+        return self.devices.statuses(self.online())
+
+    def online(self) -> set[str]:
+        """Return the ids of the devices that are connected, here or elsewhere."""
         here = {one.device_id for one in self.connections.values()}
-        return self.devices.statuses(here | self.elsewhere.devices())
+        return here | self.elsewhere.devices()
 
     def _arrive(self, connection: Connection, hello: Hello, now: int) -> None:
         self.devices.sight(connection.user_id, hello.device, now)

@@ -28,13 +28,14 @@ class User(msgspec.Struct, frozen=True):
 
     ``expires_at``, in milliseconds since 1970, is when this has to be shown anew: connections are
     closed then (4401). None: never. Who came with a token for one session alone is let in on
-    ``session_id`` and no other, with at most ``role``.
+    ``session_id`` and no other, with at most ``role``, as ``device_id`` if it was made for one.
     """
 
     id: str
     expires_at: int | None = None
     session_id: str | None = None
     role: str | None = None
+    device_id: str | None = None
 
 
 class Action(StrEnum):

@@ -19,8 +19,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from reattach.core.devices import REVOKED
 from reattach.core.room import Room
 from reattach.errors import (
+    Forbidden,
     HandoffOver,
     NotAuthenticated,
     ReattachError,
@@ -39,13 +41,15 @@ from reattach.store.base import (
     DeviceRecord,
     SessionRecord,
 )
-from reattach.wire import HelloDevice
+from reattach.wire import HelloDevice, encode
 
 __all__ = [
     "HANDOFF_LASTS_MS",
+    "REVOKED_TOKEN",
     "Begun",
     "Redeemed",
     "begin",
+    "change",
     "claim",
     "hand_off",
     "holder",
@@ -55,6 +59,9 @@ __all__ = [
 ]
 
 HANDOFF_LASTS_MS: Final = 10 * 60 * 1000
+
+REVOKED_TOKEN: Final = "revoked"
+"""The kind of what was a token until its device was revoked: it opens nothing for ever."""
 
 Kind: TypeAlias = Literal["claim", "token", "handoff"]
 
@@ -116,9 +123,17 @@ async def holder(registry: Registry, token: str) -> User:
     found = await registry.store.credential(session_id, _hash(token))
     if found is None and await registry.members.was_erased(session_id, token_member(_hash(token))):
         raise SessionErased("the session was erased")
+    if found is not None and found.kind == REVOKED_TOKEN:
+        raise Forbidden(REVOKED, code="device_revoked")
     if found is None or found.kind != "token" or _is_over(found, registry.clock.now()):
         raise NotAuthenticated(_REFUSED)
-    return User(found.user_id, found.expires_at, session_id=session_id, role=found.role)
+    return User(
+        found.user_id,
+        found.expires_at,
+        session_id=session_id,
+        role=found.role,
+        device_id=found.device_id,
+    )
 
 
 def _is_over(credential: CredentialRecord, now: int) -> bool:
@@ -197,7 +212,7 @@ async def claim(registry: Registry, session_id: str, secret: str, user: User) ->
     # Before the session is opened, which a stranger's guess is not worth.
     if await registry.store.credential(session_id, digest) is None:
         raise SessionNotFound("there is no such session")
-    await _change(registry, session_id, make)
+    await change(registry, session_id, make)
 
 
 # Other devices
@@ -233,7 +248,7 @@ async def hand_off(registry: Registry, session_id: str, user: User, role: str) -
             credentials_removed=[one.secret_hash for one in kept if _is_over(one, now)],
         )
 
-    await _change(registry, session_id, make)
+    await change(registry, session_id, make)
     return secret, expires_at
 
 
@@ -255,7 +270,7 @@ async def redeem(registry: Registry, secret: str, device: HelloDevice) -> Redeem
         role = at_most(room.role_of(link.user_id), link.role)
         if role is None or link.device_id not in {None, device.id}:
             raise HandoffOver(_OVER)
-        room.devices.check(link.user_id, device)
+        _check_device(room, link.user_id, device)
         token = _new("token", session_id)
         redeemed[:] = [Redeemed(session_id, token, link.user_id, role)]
         return registry.members.part(
@@ -263,6 +278,7 @@ async def redeem(registry: Registry, secret: str, device: HelloDevice) -> Redeem
             Activity(
                 activity_type="device_added", at=now, user_id=link.user_id, device_id=device.id
             ),
+            devices=[_let_in(room, link.user_id, device, now)],
             credentials=[
                 msgspec.structs.replace(link, device_id=device.id),
                 CredentialRecord(
@@ -277,29 +293,58 @@ async def redeem(registry: Registry, secret: str, device: HelloDevice) -> Redeem
             credentials_removed=[
                 one.secret_hash
                 for one in kept
-                if one.kind == "token" and (one.user_id, one.device_id) == (link.user_id, device.id)
+                if one.kind in {"token", REVOKED_TOKEN}
+                and (one.user_id, one.device_id) == (link.user_id, device.id)
             ],
         )
 
     try:
-        await _change(registry, session_id, make)
+        await change(registry, session_id, make)
     except SessionNotFound:
         raise HandoffOver(_OVER) from None
     return redeemed[0]
 
 
-async def _change(
+def _check_device(room: Room, user_id: str, device: HelloDevice) -> None:
+    """Raise as `DeviceList.check`, but for a revoked one: a fresh link lets that in again."""
+    if room.devices.is_revoked(device.id):
+        known = room.devices.get(device.id)
+        if known is not None and known.user_id == user_id:
+            return
+    room.devices.check(user_id, device)
+
+
+def _let_in(room: Room, user_id: str, device: HelloDevice, now: int) -> DeviceRecord:
+    """Make the device that opened a link one of the session's, before it ever connects."""
+    known = room.devices.get(device.id)
+    if known is not None:
+        return msgspec.structs.replace(known, last_activity=now, revoked_at=None)
+    return DeviceRecord(
+        device_id=device.id,
+        user_id=user_id,
+        name=device.name,
+        info=encode(device.info or {}),
+        is_primary=not room.devices.everyone(),
+        created_at=now,
+        last_activity=now,
+    )
+
+
+async def change(
     registry: Registry,
     session_id: str,
     make: Callable[[Room, Sequence[CredentialRecord]], Append | None],
 ) -> None:
-    """Change a session's credentials, as they are at the moment when that takes effect."""
+    """Change a session's credentials, as they are at the moment when that takes effect.
+
+    ``make`` makes the part (`Members.part`), None where there is nothing to change.
+    """
     while True:
         host = await registry.open(session_id)
         stood = host.stands[2]
         kept = await registry.store.credentials(session_id)
 
-        def change(
+        def change_it(
             room: Room,
             stood: int = stood,
             kept: Sequence[CredentialRecord] = kept,
@@ -309,7 +354,7 @@ async def _change(
             return make(room, kept)
 
         try:
-            await registry.members.change(session_id, change)
+            await registry.members.change(session_id, change_it)
         except _Moved:
             continue
         except Unavailable:

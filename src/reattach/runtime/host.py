@@ -44,6 +44,8 @@ from reattach.store.base import (
     Append,
     ClientRecord,
     CommitRecord,
+    DeviceRecord,
+    MemberRecord,
     Outcome,
     RefusalRecord,
     SessionRecord,
@@ -611,9 +613,9 @@ class Host:
             self.close(Close.RESTART, "the session changed elsewhere: come back")
             return
         self._recovering = False
-        record, commits, clients, members, answered = found
+        record, commits, clients, members, devices, answered = found
         room = self.room
-        room.catch_up(record, commits, clients, members)
+        room.catch_up(record, commits, clients, members, devices)
         if members is not None:
             self._keeper.readmit(self)
         for request in answered:
@@ -648,10 +650,12 @@ class Host:
             for request in room.inbox.keyed()
             if request.key is not None and await store.idempotent(*request.key) is not None
         ]
-        members = None
+        members: Sequence[MemberRecord] | None = None
+        devices: Sequence[DeviceRecord] = ()
         if record.access_version != room.recorded.access_version:
             members = await store.members(room.session_id)
-        return record, commits, clients, members, answered
+            devices = await store.devices(room.session_id)
+        return record, commits, clients, members, devices, answered
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -13,6 +13,7 @@ import structlog
 
 from reattach.bus.base import Note
 from reattach.core.connection import Close, Connection, Role
+from reattach.core.devices import REVOKED
 from reattach.core.room import Room
 from reattach.errors import (
     Forbidden,
@@ -91,6 +92,8 @@ class Members:
             role = at_most(host.room.role_of(user.id), user.role)
             if role is None:
                 raise SessionNotFound("there is no such session")
+        if host.room.devices.is_revoked(user.device_id):
+            raise Forbidden(REVOKED, code="device_revoked")
         return host, role
 
     async def _access(self, session_id: str, user: User) -> tuple[SessionAccess, int]:
@@ -119,7 +122,10 @@ class Members:
         """Who may do what has changed: have it so on every connection."""
         room = host.room
         for connection in room.everybody():
-            if self._authorize is None:
+            devices = {connection.device_id, connection.user.device_id}
+            if any(map(room.devices.is_revoked, devices)):
+                room.turn_away(connection, Close.FORBIDDEN, REVOKED)
+            elif self._authorize is None:
                 role = at_most(room.role_of(connection.user_id), connection.user.role)
                 room.set_role(connection, role, self._clock.now())
             else:

@@ -30,7 +30,9 @@ __all__ = [
     "CommitPage",
     "ConflictPage",
     "CreateSession",
+    "DeviceBody",
     "DevicePage",
+    "DeviceStatus",
     "HandoffAnswer",
     "HandoffBody",
     "HeartbeatBody",
@@ -159,6 +161,16 @@ class HeartbeatBody(_Body):
 
 
 Role = Literal["owner", "editor", "viewer"]
+
+
+class DeviceBody(_Body):
+    """What people change about a device. What is left out stays."""
+
+    name: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        None, description="What the device is called; null: what it calls itself."
+    )
+    is_primary: Literal[True] | None = Field(None, description="Makes it the primary one.")
+    revoked: Literal[False] | None = Field(None, description="Lets it in again.")
 
 
 class MemberBody(_Body):
@@ -374,9 +386,15 @@ class DeviceStatus(_Answer):
 
     id: str
     name: str | None
+    kind: str | None = Field(description="What it says it is: `kind` of its `info`.")
+    info: dict[str, Any]
+    user_id: str
     online: bool
     is_primary: bool
+    created_at: Time = Field(description="When it was first here.")
     last_activity: Time
+    version: int | None = Field(description="The newest version that it said it had.")
+    revoked_at: Time | None
 
 
 class DevicePage(_Answer):

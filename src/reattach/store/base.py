@@ -175,8 +175,8 @@ class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):
 class CredentialRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A secret that opens one session, known by its SHA-256 alone. Upserted by that hash.
 
-    ``kind`` is ``claim``, ``token`` or ``handoff``; whoever has the secret stands for ``user_id``
-    with ``role``, on ``device_id`` where it is bound to one, until ``expires_at``.
+    ``kind`` is ``claim``, ``token``, ``handoff`` or ``revoked``; whoever has the secret stands for
+    ``user_id`` with ``role``, on ``device_id`` where it is bound to one, until ``expires_at``.
     """
 
     secret_hash: bytes

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from reattach.server.routes.changes import ChangeRoutes
 from reattach.server.routes.checkpoints import CheckpointRoutes
 from reattach.server.routes.credentials import CredentialRoutes
+from reattach.server.routes.devices import DeviceRoutes
 from reattach.server.routes.events import EventRoutes
 from reattach.server.routes.health import Health
 from reattach.server.routes.members import MemberRoutes
@@ -43,6 +44,7 @@ def routes(reattach: Served) -> APIRouter:
         RecordRoutes(reattach),
         CheckpointRoutes(reattach),
         MemberRoutes(reattach),
+        DeviceRoutes(reattach),
     ):
         one.add_to(Add(api))
     credentials.add_to(Add(api))

@@ -1,4 +1,4 @@
-"""What a session keeps beside its state: history, conflicts, devices, activity."""
+"""What a session keeps beside its state: history, conflicts, activity."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ class RecordRoutes(Routes):
         add("GET", "/session/{session_id}/conflicts", self.conflicts, models.ConflictPage)
         resolve = "/session/{session_id}/conflicts/{conflict_id}/resolve"
         add("POST", resolve, self.resolve, models.Conflict, body=_RESOLVE)
-        add("GET", "/session/{session_id}/devices", self.devices, models.DevicePage)
         add("GET", "/session/{session_id}/activity", self.activity, models.ActivityPage)
 
     async def history(
@@ -137,11 +136,6 @@ class RecordRoutes(Routes):
         return json_answer(
             encode(next(one for one in commit["conflicts"] if one["id"] == conflict_id))
         )
-
-    async def devices(self, request: Request, session_id: SessionPath) -> Response:
-        """List the session's devices, oldest first, and whether each is connected."""
-        _, host, _ = await self.open(request, session_id)
-        return page_answer(host.room.statuses(), None)
 
     async def activity(
         self,
