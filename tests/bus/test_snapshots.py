@@ -233,15 +233,15 @@ async def test_a_session_is_opened_from_its_snapshot_and_the_log_after_it(place:
     (first,) = place.shelf.held["s"]
     state, calls = await place.opened()
     assert state["n"] == 80
-    assert "load" not in calls
+    assert "load_many" not in calls
     # With what was written since, which weighs too little for another one.
     assert place.shelf.held["s"] == [first]
     state, calls = await place.opened()
     assert state["n"] == 81
-    assert "load" not in calls
+    assert "load_many" not in calls
     loaded = await place.opened(Shelf())
     assert loaded[0]["n"] == 82
-    assert "load" in loaded[1]
+    assert "load_many" in loaded[1]
 
 
 async def test_what_the_database_has_yet_to_save_is_not_forgotten_by_snapshots(
@@ -282,7 +282,7 @@ async def test_one_that_is_not_of_the_history_in_the_database_is_not_taken(
     place.shelf.held["s"] = [wrong]
     state, calls = await place.opened()
     assert state["n"] == 80
-    assert "load" in calls
+    assert "load_many" in calls
 
 
 async def test_a_new_epoch_leaves_old_snapshots_behind(place: Place) -> None:
@@ -292,7 +292,7 @@ async def test_a_new_epoch_leaves_old_snapshots_behind(place: Place) -> None:
     fresh = msgspec.structs.replace(row, epoch="another", epoch_version=row.version)
     await place.store.append([Append(session_id="s", expected=expected, session=fresh)])
     _, calls = await place.opened()
-    assert "load" in calls
+    assert "load_many" in calls
 
 
 async def test_conflicts_come_with_the_snapshot(place: Place) -> None:

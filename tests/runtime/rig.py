@@ -165,14 +165,21 @@ class FaultyStore:
     async def load(self, session_id: str) -> Loaded | None:
         return await self._call("load", lambda: self.inner.load(session_id))
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        return await self._call("load_many", lambda: self.inner.load_many(session_ids, max_bytes))
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         return await self._call("load_at", lambda: self.inner.load_at(session_id, version))
 
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         return await self._call("session", lambda: self.inner.session(session_id))
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        return await self._call("standing", lambda: self.inner.standing(session_id, user_id))
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        return await self._call("standings", lambda: self.inner.standings(asked))
 
     async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         return await self._call("versions", lambda: self.inner.versions(session_ids))
@@ -204,6 +211,11 @@ class FaultyStore:
 
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         return await self._call("client", lambda: self.inner.client(session_id, client_id))
+
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        return await self._call("clients", lambda: self.inner.clients(asked))
 
     async def refusals(
         self, session_id: str, client_id: str, after: int
@@ -377,10 +389,19 @@ class LineClient(Replica):
         self.begin(**hello)
         await settle()
 
-    async def move(self, node: Node) -> None:
-        """Goes on at another node; its old line is not closed."""
+    @property
+    def greeted(self) -> bool:
+        """Whether it was welcomed on its present line."""
+        return self._greeted
+
+    def move_to(self, node: Node) -> None:
+        """Is to go on at another node; its old line is not closed."""
         self._node = node
         node.clients.append(self)
+
+    async def move(self, node: Node) -> None:
+        """Goes on at another node; its old line is not closed."""
+        self.move_to(node)
         await self.connect()
 
     def begin(self, **hello: Any) -> None:

@@ -52,8 +52,10 @@ class Story:
                     "append", *(some_fault(chance) for _ in range(chance.randint(1, 3)))
                 )
             case 1:
-                node.store.next(chance.choice(["session", "log", "load"]), some_fault(chance))
-                node.store.next(chance.choice(["client", "refusals", "decision"]), down())
+                node.store.next(chance.choice(["session", "log", "load_many"]), some_fault(chance))
+                node.store.next(
+                    chance.choice(["client", "clients", "refusals", "decision"]), down()
+                )
             case 2:
                 client.leave()
             case 3:

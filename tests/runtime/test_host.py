@@ -46,7 +46,7 @@ async def test_a_failed_load_writes_nothing_and_works_later() -> None:
         await settle()
         node.registry.hosts.clear()
         asked = len(node.store.asked)
-        node.store.next("load", down(), down())
+        node.store.next("load_many", down(), down())
         await first.connect()
         assert first.closes[0][0] == 1012
         assert first.of_type("error")[-1]["code"] == "unavailable"
@@ -70,7 +70,7 @@ async def test_a_load_that_times_out_writes_nothing_and_works_later() -> None:
         await settle()
         node.registry.hosts.clear()
         asked = len(node.store.asked)
-        node.store.next("load", silent(), silent())
+        node.store.next("load_many", silent(), silent())
         first.begin()
         # What it sends before its welcome is held, and goes with the connection.
         first.feed(first.outbox[first.put(inc())])
@@ -92,7 +92,7 @@ async def test_a_load_that_is_answered_after_its_time_opens_nothing() -> None:
         await settle()
         node.registry.hosts.clear()
         gate = Gate()
-        node.store.next("load", gate)
+        node.store.next("load_many", gate)
         first.begin()
         await until(lambda: bool(first.closes), within=5, what="its end")
         gate.open()
@@ -105,13 +105,12 @@ async def test_reading_a_client_fails_while_it_joins() -> None:
         first = await node.client(client_id="a")
         first.change(put("/no/parent", 1))
         await settle()
-        for method in ("client", "refusals"):
-            first.leave()
-            await settle()
-            node.store.next(method, down())
-            await first.connect()
-            assert first.closes[0][0] == 1012
-            assert first.of_type("error")[-1]["code"] == "unavailable"
+        first.leave()
+        await settle()
+        node.store.next("clients", down())
+        await first.connect()
+        assert first.closes[0][0] == 1012
+        assert first.of_type("error")[-1]["code"] == "unavailable"
         await first.connect()
         assert first.closes == []
         first.change(inc())
@@ -159,7 +158,7 @@ async def test_while_a_batch_is_in_flight_nothing_of_it_is_shown() -> None:
         assert (await read).version == 1
         assert (await updated).version == 2
         assert a.state == b.state == late.state == {"n": 2}
-        assert late.welcomes[0]["version"] == 1
+        assert late.welcomes[0]["version"] in {1, 2}  # of whichever batch it came to rest after
         assert b.welcomes[1]["version"] == 1
 
 

@@ -165,7 +165,7 @@ async def test_who_comes_while_the_roles_change_is_sent_back(nodes: tuple[Node, 
         await go.wait()
         return await work()
 
-    first.store.next("refusals", slowly)
+    first.store.next("clients", slowly)
     bob = LineClient(first, "s", "late", user=BOB)
     bob.begin()
     await entered.wait()
@@ -376,17 +376,17 @@ async def test_a_stranger_has_nothing_loaded_and_one_row_read() -> None:
             node.store.calls.clear()
             with pytest.raises(SessionNotFound, match="there is no such session"):
                 await node.registry.members.admit(name, EVE)
-            assert node.store.calls == ["standing"]
+            assert node.store.calls == ["standings"]
             node.store.calls.clear()
             stranger = LineClient(node, name, "c-eve", user=EVE)
             await stranger.connect(create=None)
             assert stranger.closes == [(4404, "there is no such session")]
-            assert node.store.calls == ["standing"]
+            assert node.store.calls == ["standings"]
         node.registry.hosts.clear()
         node.store.calls.clear()
         with pytest.raises(SessionNotFound, match="there is no such session"):
             await node.registry.members.admit("s", EVE)
-        assert node.store.calls == ["standing"]
+        assert node.store.calls == ["standings"]
         # Who is a member and is here has nothing read at all.
         await node.registry.members.admit("s", BOB)
         node.store.calls.clear()

@@ -59,10 +59,9 @@ class Late:
         return await work()
 
 
-@pytest.mark.parametrize("read", ["client", "refusals"])
 @pytest.mark.parametrize("op", [INC, WRONG], ids=["committed", "refused"])
 async def test_what_another_node_decides_while_a_client_moves_is_told_whole(
-    nodes: tuple[Node, Node], read: str, op: Frame
+    nodes: tuple[Node, Node], op: Frame
 ) -> None:
     here, there = nodes
     client = await here.client(state={"n": 0})
@@ -70,7 +69,7 @@ async def test_what_another_node_decides_while_a_client_moves_is_told_whole(
     await settled(client)
     other = await there.client(client_id="other")  # the second node has the session open
     number = client.put(op)
-    there.store.next(read, Late(here, client, client.outbox[number]))
+    there.store.next("clients", Late(here, client, client.outbox[number]))
     await client.move(there)
     await settled(client)
     assert (number in client.rejected) == (op is WRONG)
@@ -117,7 +116,7 @@ async def test_what_another_node_decides_after_it_was_read_sends_its_client_back
             await until(lambda: room.session.version == 2, within=10, what="the bus's word")
             return read
 
-        there.store.next("refusals", too_early)
+        there.store.next("clients", too_early)
         await client.move(there)
         await until(lambda: bool(client.closes), within=10, what="its line to end")
         assert client.closes == [

@@ -176,7 +176,7 @@ async def test_the_store_stays_down_for_several_attempts() -> None:
     async with running() as node:
         a = await node.client(client_id="a")
         b = await node.client(client_id="b")
-        mend = node.store.spoil("append", "session", "log", "client", "load", with_=down())
+        mend = node.store.spoil("append", "session", "log", "client", "load_many", with_=down())
         a.change(inc())
         await node.clock.pass_(3_000)
         b.change(inc(10))

@@ -897,7 +897,7 @@ async def test_a_database_that_is_away_is_told_with_when_to_come_back(
         raise StoreUnavailable("the database is away")
 
     monkeypatch.setattr(registry.store, "check", away)
-    monkeypatch.setattr(registry.store, "standing", away)
+    monkeypatch.setattr(registry.store, "standings", away)
     for path in ("/readyz", "/api/v0/session/check-connection", session_url("unknown")):
         answer = await api.get(path)
         found = problem(answer, 503, "unavailable")

@@ -196,12 +196,8 @@ class Connections:
         host.pins += 1
         try:
             await self._make_ready(host, hello)
-            record = await self._registry.client(host, hello.client_id, told=hello.seq)
+            record, refusals = await self._registry.client(host, hello.client_id, told=hello.seq)
             decided = 0 if record is None else record.seq
-            found = await self._store.refusals(session_id, hello.client_id, hello.seq)
-            # Another node may have refused more since the record was read: that is told when the
-            # change comes again.
-            refusals = [one for one in found if one.seq <= decided]
 
             def enter(room: Room, frames: Sequence[bytes] | None) -> None:
                 if connection.phase is Phase.CLOSED:

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
 from reattach.bus.snapshots import Snapshot, Snapshots, proof
 from reattach.errors import SessionNotFound, StoreError, Unavailable
-from reattach.store.base import Loaded, SessionRecord, Standing, Store, Tombstone
+from reattach.runtime.gathering import Gathering
+from reattach.runtime.tasks import Tasks
+from reattach.store.base import (
+    ClientRecord,
+    Loaded,
+    RefusalRecord,
+    SessionRecord,
+    Standing,
+    Store,
+    Tombstone,
+)
 
 __all__ = ["Loader"]
 
 log = structlog.get_logger("reattach.loader")
 
+_MOST: Final = 1_000
+"""What is read by one statement, at most, of what weighs little."""
+_MOST_SESSIONS: Final = 250
+_MOST_BYTES: Final = 16 * 1024 * 1024
+"""What the sessions weigh, more or less, that are read by one statement."""
+
 
 class Loader:
-    """Reads sessions, from the database or on from a snapshot that is of its history."""
+    """Reads what is needed to let somebody in, for many at a time.
 
-    def __init__(self, store: Store, snapshots: Snapshots | None, *, timeout_ms: int) -> None:
+    Sessions are read from the database, or on from a snapshot that is of its history.
+    """
+
+    def __init__(
+        self, store: Store, snapshots: Snapshots | None, tasks: Tasks, *, timeout_ms: int
+    ) -> None:
         self._store = store
         self._snapshots = snapshots
         self._timeout_ms = timeout_ms
+        few: Any = {"most": _MOST, "timeout_ms": timeout_ms}
+        self._sessions = Gathering(self._load, tasks, most=_MOST_SESSIONS, timeout_ms=timeout_ms)
+        self._standings = Gathering(self._read_standings, tasks, **few)
+        self._clients = Gathering(self._read_clients, tasks, **few)
+        self._versions = Gathering(self._read_versions, tasks, **few)
 
     async def load(self, session_id: str) -> tuple[Loaded, int]:
         """Read a session.
@@ -41,10 +69,38 @@ class Loader:
     async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
         """Read what a user is to a session; raises `Unavailable`."""
         try:
-            async with asyncio.timeout(self._timeout_ms / 1000):
-                return await self._store.standing(session_id, user_id)
-        except (TimeoutError, StoreError) as error:
+            return await self._standings.get((session_id, user_id))
+        except StoreError as error:
             raise _not_loaded(session_id, error) from error
+
+    async def client(
+        self, session_id: str, client_id: str, after: int
+    ) -> tuple[ClientRecord | None, Sequence[RefusalRecord]]:
+        """Read a client's record and its refusals with ``seq > after``, of one moment."""
+        return await self._clients.get((session_id, client_id, after))
+
+    async def version(self, session_id: str) -> tuple[str, int, int] | None:
+        """Read where a session stands: epoch, version, access version."""
+        return await self._versions.get(session_id)
+
+    async def _load(self, asked: Sequence[str]) -> Mapping[str, Loaded | None]:
+        return await self._store.load_many(asked, _MOST_BYTES)
+
+    async def _read_standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], Standing | Tombstone | None]:
+        return dict(zip(asked, await self._store.standings(asked), strict=True))
+
+    async def _read_clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Mapping[tuple[str, str, int], tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        return dict(zip(asked, await self._store.clients(asked), strict=True))
+
+    async def _read_versions(
+        self, asked: Sequence[str]
+    ) -> Mapping[str, tuple[str, int, int] | None]:
+        found = await self._store.versions(asked)
+        return {session_id: found.get(session_id) for session_id in asked}
 
     async def _read(self, session_id: str) -> tuple[Loaded | None, int]:
         """Read a session, from a snapshot on if there is one that is worth it."""
@@ -53,7 +109,7 @@ class Loader:
             loaded = await self._read_on(snapshot)
             if loaded is not None:
                 return loaded, snapshot.log_bytes
-        return await self._store.load(session_id), 0
+        return await self._sessions.get(session_id), 0
 
     async def _read_on(self, snapshot: Snapshot) -> Loaded | None:
         """Read what came after a snapshot; None where it is not of the history in the database.

@@ -14,6 +14,7 @@ from reattach.core.room import Room
 from reattach.errors import StoreError
 from reattach.runtime.clock import Clock
 from reattach.runtime.host import Host
+from reattach.runtime.loader import Loader
 from reattach.runtime.tasks import Tasks
 from reattach.store.base import Store
 
@@ -42,6 +43,7 @@ class Nodes:
         name: str,
         hosts: dict[str, Host],
         store: Store,
+        loader: Loader,
         clock: Clock,
         tasks: Tasks,
         bus: Bus | None,
@@ -52,6 +54,7 @@ class Nodes:
         """What this node is called on the bus."""
         self._hosts = hosts
         self._store = store
+        self._loader = loader
         self._clock = clock
         self._tasks = tasks
         self._bus = bus
@@ -99,7 +102,7 @@ class Nodes:
         """Have a session stand where the database has it, at least as it is now."""
         for _ in range(_ATTEMPTS):
             seen = host.stands
-            found = (await self._store.versions([host.session_id])).get(host.session_id)
+            found = await self._loader.version(host.session_id)
             await host.at_rest(partial(_compared, host, seen, found))
             stands = await host.at_rest(lambda _: host.stands)
             if found is None or found[0] != stands[0] or found[1] <= stands[1]:

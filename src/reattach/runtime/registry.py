@@ -48,11 +48,13 @@ from reattach.store.base import (
     Expected,
     IdempotencyRecord,
     Outcome,
+    RefusalRecord,
     SavedState,
     SessionRecord,
     Store,
     Tombstone,
 )
+from reattach.store.shared import MAX_INTEGER
 from reattach.wire import Op, encode
 
 __all__ = ["Registry"]
@@ -127,11 +129,12 @@ class Registry:
         self.timeout_ms = store_timeout_ms
         self.hosts: dict[str, Host] = {}
         self.tasks = Tasks()
-        self.loader = Loader(store, snapshots, timeout_ms=store_timeout_ms)
+        self.loader = Loader(store, snapshots, self.tasks, timeout_ms=store_timeout_ms)
         self.nodes = Nodes(
             self.server_client.partition(":")[2],
             self.hosts,
             store,
+            self.loader,
             clock,
             self.tasks,
             bus,
@@ -299,17 +302,21 @@ class Registry:
             return False
         return isinstance(found, SessionRecord) and found.schema_version == schema.version
 
-    async def client(self, host: Host, client_id: str, *, told: int = 0) -> ClientRecord | None:
+    async def client(
+        self, host: Host, client_id: str, *, told: int | None = None
+    ) -> tuple[ClientRecord | None, Sequence[RefusalRecord]]:
         """Read a client's record, and have the session stand where its numbers were decided.
 
         Another node may have decided some of them, and this one not have heard of the commits.
-        ``told`` is the highest number of whose decision the client knows, and of its commit.
+        ``told`` is the highest number of whose decision the client knows, and of its commit: the
+        refusals above it come with the record, none where it is None.
         """
-        record = await self.store.client(host.session_id, client_id)
+        after = MAX_INTEGER if told is None else told
+        record, refusals = await self.loader.client(host.session_id, client_id, after)
         known = host.room.session.clients.get(client_id)
-        if record is not None and record.seq > max(told, 0 if known is None else known.seq):
+        if record is not None and record.seq > max(told or 0, 0 if known is None else known.seq):
             await self.nodes.level(host)
-        return record
+        return record, refusals
 
     async def request(
         self,
@@ -328,7 +335,7 @@ class Registry:
         ``role`` may, None everything, and only while the access version is the one given.
         """
         name = self.server_client
-        record = await self.client(host, name)
+        record, _ = await self.client(host, name)
 
         def know(room: Room) -> None:
             if name not in room.session.clients:

@@ -30,7 +30,7 @@ async def introduce(
     registry: Registry, host: Host, user: User, client_id: str, device: HelloDevice
 ) -> None:
     """Make a client and its device known; raises `Forbidden` where they are another user's."""
-    record = await registry.client(host, client_id)
+    record, _ = await registry.client(host, client_id)
 
     def know(room: Room) -> None:
         if room.ended:

@@ -356,6 +356,15 @@ class Store(Protocol):
     async def load(self, session_id: str) -> Loaded | None:
         """Read what is needed to open a session; None when there is none."""
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        """Read the same of many sessions, None where there is none, of one moment.
+
+        Stops after the one with which states and logs weigh more than ``max_bytes``: the rest is
+        left out, and to be asked for again.
+        """
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         """Read the newest saved state at or below ``version`` and the log from there to it.
 
@@ -366,11 +375,13 @@ class Store(Protocol):
     async def session(self, session_id: str) -> SessionRecord | Tombstone | None:
         """Read a session's row, or what an erased one left."""
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        """Read what a user is to a session, or what an erased one left.
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        """Read what users are to sessions, each a session's id and a user's, in this order.
 
-        It takes the same time whether the session is there or not, and whoever asks: strangers
-        learn nothing from how long they wait.
+        Of an erased session it is what that left. It takes the same time whether a session is
+        there or not, and whoever asks: strangers learn nothing from how long they wait.
         """
 
     async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
@@ -411,6 +422,14 @@ class Store(Protocol):
 
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         """Read a client's record."""
+
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        """Read clients' records, and their refusals above a number, of one moment.
+
+        Each is a session's id, a client's and the number; the answers are in their order.
+        """
 
     async def refusals(
         self, session_id: str, client_id: str, after: int

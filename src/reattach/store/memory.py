@@ -43,6 +43,7 @@ from reattach.store.shared import (
     place_after,
     place_mark,
     wall_clock,
+    weight_of,
 )
 
 __all__ = ["MemoryStore"]
@@ -273,6 +274,20 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return None if session is None else self._loaded(session, session.row.version)
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        """Read what is needed to open sessions, up to the one that makes it weigh too much."""
+        found: dict[str, Loaded | None] = {}
+        weight = 0
+        for session_id in session_ids:
+            if weight > max_bytes:
+                break
+            loaded = found[session_id] = await self.load(session_id)
+            weight += 0 if loaded is None else weight_of(loaded)
+        await self.check()
+        return found
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         """Read the newest saved state at or below ``version`` and the log from there to it."""
         await self.check()
@@ -304,9 +319,14 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return session.row if session is not None else self._erased.get(session_id)
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        """Read what a user is to a session, or what an erased one left."""
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        """Read what users are to sessions, or what erased ones left."""
         await self.check()
+        return [self._standing(session_id, user_id) for session_id, user_id in asked]
+
+    def _standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
         session = self._sessions.get(session_id)
         if session is None:
             return self._erased.get(session_id)
@@ -371,11 +391,24 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return None if session is None else session.clients.get(client_id)
 
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        """Read clients' records, and their refusals above a number."""
+        await self.check()
+        return [
+            (await self.client(session_id, client_id), self._refusals(session_id, client_id, after))
+            for session_id, client_id, after in asked
+        ]
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:
         """Read a client's refusals with ``seq > after``, in order."""
         await self.check()
+        return self._refusals(session_id, client_id, after)
+
+    def _refusals(self, session_id: str, client_id: str, after: int) -> Sequence[RefusalRecord]:
         session = self._sessions.get(session_id)
         found = session.refusals if session is not None else {}
         return [

@@ -15,6 +15,7 @@ from reattach.store.base import (
     CheckpointRecord,
     CommitRecord,
     ConflictRecord,
+    Loaded,
     Tombstone,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "to_number",
     "to_tombstone",
     "wall_clock",
+    "weight_of",
 ]
 
 IDEMPOTENCY_LIFETIME_MS: Final = 24 * 60 * 60 * 1000
@@ -154,6 +156,13 @@ def _bad_mark(mark: str) -> BadRequest:
 def to_number(number: int) -> int:
     """Bring a number that somebody asked for into the range of a column."""
     return max(-MAX_INTEGER, min(number, MAX_INTEGER))
+
+
+def weight_of(loaded: Loaded) -> int:
+    """Say what the state and the log of a session weigh that was read, in bytes."""
+    saved = loaded.saved
+    tail = sum(len(commit.body) + len(commit.writes) for commit in loaded.tail)
+    return len(saved.state) + len(saved.index) + tail
 
 
 def to_commit(row: Sequence[Any]) -> CommitRecord:

@@ -390,7 +390,7 @@ class StoreSuite:
             [],
             [[]],
         )
-        assert await store.standing("s1", USER) is None
+        assert await store.standings([("s1", USER)]) == [None]
         assert await store.credential("s1", b"hash") is None
         assert await store.checkpoint("s1", "k1") is None
         assert await store.checkpoint("s1", None) is None
@@ -706,6 +706,27 @@ class StoreSuite:
         assert loaded.saved.state == b'{"at":4}'
         assert list(loaded.tail) == [commit(5), commit(6)]
 
+    async def test_load_many(self, store: Store) -> None:
+        """Each is what loading it alone gives; what weighs too much is left for another time."""
+        await store.append([creation(f"s{n}", state=b"x" * 1_000 * n) for n in range(1, 6)])
+        await store.append(
+            [change("s2", 0, count=3, conflicts=[conflict("f1", 3)]), change("s3", 0)]
+        )
+        asked = ["s3", "none", "s1", "s2", "s5"]
+        found = await store.load_many(asked, 1 << 20)
+        assert found == {name: await store.load(name) for name in asked}
+        assert found["none"] is None
+        assert found["s2"] is not None
+        assert len(found["s2"].tail) == 3
+        assert await store.load_many([], 1) == {}
+        assert list(await store.load_many(asked, 0)) == ["s3"]
+        assert list(await store.load_many(asked, 3_500)) == ["s3", "none", "s1"]
+        assert list(await store.load_many(["none", "gone", "s1", "s5"], 0)) == [
+            "none",
+            "gone",
+            "s1",
+        ]
+
     async def test_load_at(self, store: Store) -> None:
         """A version of the past is the newest state at or below it and the log up to it."""
         await store.append([creation("s1")])
@@ -900,6 +921,31 @@ class StoreSuite:
         assert list(await store.refusals("s1", "c1", 2)) == [refusal(9), refusal(10)]
         assert list(await store.refusals("s1", "c1", 10)) == []
         assert list(await store.refusals("s2", "c1", 0)) == []
+
+    async def test_clients(self, store: Store) -> None:
+        """Many at once, in the order in which they were asked for."""
+        await store.append([creation("s1"), creation("s2")])
+        refused = [refusal(2), refusal(3), refusal(1, client_id="c2")]
+        steps = [advance(0, 3), advance(0, 1, client_id="c2")]
+        await store.append([change("s1", 0, refusals=refused, clients=steps), change("s2", 0)])
+        asked = [
+            ("s1", "c1", 2),
+            ("s2", "c1", 0),
+            ("s1", "none", 0),
+            ("s1", "c1", 0),
+            ("no", "c1", 0),
+        ]
+        found = await store.clients([*asked, ("s1", "c2", 0)])
+        one, two = await store.client("s1", "c1"), await store.client("s1", "c2")
+        assert found == [
+            (one, [refusal(3)]),
+            (await store.client("s2", "c1"), []),
+            (None, []),
+            (one, [refusal(2), refusal(3)]),
+            (None, []),
+            (two, [refusal(1, client_id="c2")]),
+        ]
+        assert await store.clients([]) == []
 
     async def test_refusal_twice(self, store: Store) -> None:
         """A number is decided once: a second refusal of it is refused."""
@@ -1112,15 +1158,25 @@ class StoreSuite:
         assert list(await store.append([part])) == [OK]
         assert list(await store.members("s1")) == [member("bob", "viewer"), member("zoe", "owner")]
 
-    async def test_standing(self, store: Store) -> None:
-        """Of a session one learns what somebody is to it."""
-        await store.append([creation("s1")])
+    async def test_standings(self, store: Store) -> None:
+        """Of sessions one learns what somebody is to each."""
+        await store.append([creation("s1"), creation("s3", user_id="bob"), creation("gone")])
         await store.append([access("s1", 0, 0, members=[member("bob", "viewer")])])
+        await store.append([erasure("gone", 0)])
         found = row("s1", access_version=1)
-        assert await store.standing("s1", "bob") == Standing(session=found, role="viewer")
-        for other in (USER, "eve", "BOB", ""):
-            assert await store.standing("s1", other) == Standing(session=found, role=None)
-        assert await store.standing("s2", "bob") is None
+        others = (USER, "eve", "BOB", "", "b\x00b")
+        answers = await store.standings(
+            [("s2", "bob"), ("s1", "bob"), ("gone", "bob"), *(("s1", one) for one in others)]
+        )
+        assert answers == [
+            None,
+            Standing(session=found, role="viewer"),
+            await store.session("gone"),
+            *(Standing(session=found, role=None) for _ in others),
+        ]
+        assert await store.standings([("s3", "bob")]) == [
+            Standing(session=row("s3", user_id="bob"), role=None)
+        ]
 
     async def test_credentials(self, store: Store) -> None:
         """Credentials are found by session and hash, until they are removed."""
@@ -1439,8 +1495,7 @@ class StoreSuite:
             [],
             [[]],
         )
-        assert await store.standing("s1", USER) == left
-        assert await store.standing("s1", "eve") == left
+        assert await store.standings([("s1", USER), ("s1", "eve")]) == [left, left]
         assert [one.session_id for one in (await store.sessions("bob", None, 9)).items] == ["n1"]
         assert await store.load_at("s1", 1) is None
         assert await store.decision("s1", "c1", 1) is None

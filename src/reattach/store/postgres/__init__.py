@@ -215,6 +215,18 @@ class PostgresStore:
         row = await self._one(sql.READ_LOADED, text(session_id), None)
         return None if row is None else to_loaded(row)
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        """Read what is needed to open sessions, up to the one that makes it weigh too much."""
+        # A row has its place instead of its id, which may have been written otherwise.
+        rows = await self._all(
+            sql.READ_MANY_LOADED, [text(name) for name in session_ids], to_number(max_bytes)
+        )
+        return {
+            session_ids[row[20] - 1]: None if row[0] is None else to_loaded(row) for row in rows
+        }
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         """Read the newest saved state at or below ``version`` and the log from there to it."""
         row = await self._one(sql.READ_LOADED, text(session_id), to_number(version))
@@ -228,13 +240,16 @@ class PostgresStore:
             return to_session(row)
         return None if row[13] is None else to_tombstone(row[13:])
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        """Read what a user is to a session, or what an erased one left."""
-        row = await self._one(sql.READ_STANDING, text(session_id), text(user_id))
-        assert row is not None, "it is asked for once, whatever there is"
-        if row[0] is not None:
-            return Standing(session=to_session(row), role=row[16])
-        return None if row[13] is None else to_tombstone(row[13:16])
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        """Read what users are to sessions, or what erased ones left."""
+        rows = await self._all(
+            sql.READ_STANDINGS,
+            [text(session_id) for session_id, _ in asked],
+            [text(user_id) for _, user_id in asked],
+        )
+        return [_to_standing(row) for row in rows]
 
     async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
@@ -279,6 +294,21 @@ class PostgresStore:
         """Read a client's record."""
         row = await self._one(sql.READ_CLIENT, text(session_id), text(client_id))
         return None if row is None else to_client(row)
+
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        """Read clients' records, and their refusals above a number."""
+        rows = await self._all(
+            sql.READ_CLIENTS,
+            [text(session_id) for session_id, _, _ in asked],
+            [text(client_id) for _, client_id, _ in asked],
+            [to_number(after) for _, _, after in asked],
+        )
+        return [
+            (None if row[0] is None else to_client(row), [to_refusal(one) for one in row[5]])
+            for row in rows
+        ]
 
     async def refusals(
         self, session_id: str, client_id: str, after: int
@@ -505,6 +535,12 @@ async def _write(db: Connection, work: Batch) -> list[Outcome]:
     row = await db.fetchrow(work.statement, *work.arguments)
     assert row is not None
     return work.outcomes(row[0], row[1])
+
+
+def _to_standing(row: _Row) -> Standing | Tombstone | None:
+    if row[0] is not None:
+        return Standing(session=to_session(row), role=row[16])
+    return None if row[13] is None else to_tombstone(row[13:16])
 
 
 def _is_rare(part: Append) -> bool:

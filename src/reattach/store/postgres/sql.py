@@ -488,14 +488,16 @@ LEFT JOIN erased_sessions AS gone ON gone.session_id = $1
 """
 
 # All is looked up, whatever there is: so nobody can tell by the time that it takes.
-READ_STANDING: Final = """
+READ_STANDINGS: Final = """
 SELECT session.session_id, session.user_id, epoch, epoch_version, version, access_version,
     schema_name, schema_version, created_at, session.last_activity, is_active, disconnected_at,
     reconnected_at, gone.erased_at, gone.salt, gone.members, member.role
-FROM (SELECT) AS once
-LEFT JOIN sessions AS session ON session.session_id = $1
-LEFT JOIN erased_sessions AS gone ON gone.session_id = $1
-LEFT JOIN members AS member ON member.session_id = $1 AND member.user_id = $2
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asked (session_id, user_id, number)
+LEFT JOIN sessions AS session ON session.session_id = asked.session_id
+LEFT JOIN erased_sessions AS gone ON gone.session_id = asked.session_id
+LEFT JOIN members AS member
+    ON member.session_id = asked.session_id AND member.user_id = asked.user_id
+ORDER BY number
 """
 
 # $2 is the version at which the session is wanted, or null for its newest.
@@ -525,6 +527,53 @@ FROM sessions AS session CROSS JOIN LATERAL (
     ORDER BY version DESC LIMIT 1
 ) AS saved
 WHERE session_id = $1
+"""
+
+# The same of many. What they weigh is looked at before they are read: what a row has apart from it
+# (TOAST) stays there.
+READ_MANY_LOADED: Final = """
+WITH weighed AS MATERIALIZED (
+    SELECT asked.session_id, number, saved.version, sum(COALESCE(saved.weight, 0)) OVER (
+            ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS before
+    FROM unnest($1::text[]) WITH ORDINALITY AS asked (session_id, number)
+    LEFT JOIN sessions AS session ON session.session_id = asked.session_id
+    LEFT JOIN LATERAL (
+        SELECT version, octet_length(state) + octet_length(last_writers) + COALESCE((
+                SELECT sum(octet_length(body) + octet_length(writes)) FROM commits
+                WHERE commits.session_id = asked.session_id AND commits.version > states.version
+                    AND commits.version <= session.version
+            ), 0) AS weight
+        FROM states
+        WHERE states.session_id = asked.session_id AND states.version <= session.version
+        ORDER BY version DESC LIMIT 1
+    ) AS saved ON true
+)
+SELECT session.session_id, user_id, epoch, epoch_version, session.version, access_version,
+    schema_name, schema_version, created_at, last_activity, is_active, disconnected_at,
+    reconnected_at, saved.version, saved.state, saved.last_writers,
+    ARRAY(
+        SELECT ROW(version, body, writes, at, client_id, seq, client_at) FROM commits
+        WHERE session_id = weighed.session_id AND version > weighed.version
+            AND version <= session.version
+        ORDER BY version
+    ),
+    ARRAY(
+        SELECT ROW(conflict_id, path, status, version, body) FROM conflicts
+        WHERE session_id = weighed.session_id AND status IN ('auto', 'open')
+        ORDER BY version, conflict_id
+    ),
+    ARRAY(
+        SELECT ROW(device_id, user_id, name, info, is_primary, created_at, last_activity)
+        FROM session_devices WHERE session_id = weighed.session_id ORDER BY created_at, device_id
+    ),
+    ARRAY(SELECT ROW(user_id, role) FROM members WHERE session_id = weighed.session_id),
+    number
+FROM weighed
+LEFT JOIN states AS saved
+    ON saved.session_id = weighed.session_id AND saved.version = weighed.version
+LEFT JOIN sessions AS session ON session.session_id = saved.session_id
+WHERE COALESCE(before, 0) <= $2
 """
 
 READ_VERSIONS: Final = """
@@ -588,6 +637,20 @@ FROM taken JOIN commits USING (version) WHERE session_id = $1 ORDER BY version
 
 READ_CLIENT: Final = """
 SELECT client_id, user_id, device_id, seq, at FROM clients WHERE session_id = $1 AND client_id = $2
+"""
+
+READ_CLIENTS: Final = """
+SELECT client.client_id, user_id, device_id, seq, at, ARRAY(
+    SELECT ROW(client_id, seq, client_at, body) FROM refusals
+    WHERE refusals.session_id = asked.session_id AND refusals.client_id = asked.client_id
+        AND refusals.seq > asked.after
+    ORDER BY seq
+)
+FROM unnest($1::text[], $2::text[], $3::int8[]) WITH ORDINALITY
+    AS asked (session_id, client_id, after, number)
+LEFT JOIN clients AS client
+    ON client.session_id = asked.session_id AND client.client_id = asked.client_id
+ORDER BY number
 """
 
 READ_REFUSALS: Final = """

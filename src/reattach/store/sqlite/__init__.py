@@ -65,7 +65,9 @@ from reattach.store.sqlite.rows import (
     read_devices,
     read_key,
     read_loaded,
+    read_many,
     read_members,
+    read_refusals,
     read_session,
     read_standing,
     to_session,
@@ -149,6 +151,15 @@ class SQLiteStore:
         """Read what is needed to open a session."""
         return await self._read(lambda db: read_loaded(db, session_id, None))
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        """Read what is needed to open sessions, up to the one that makes it weigh too much.
+
+        Here it is the hop into the reader's thread that costs: one by one is as quick.
+        """
+        return await self._read(lambda db: read_many(db, session_ids, max_bytes))
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         """Read the newest saved state at or below ``version`` and the log from there to it."""
         return await self._read(lambda db: read_loaded(db, session_id, version))
@@ -157,9 +168,11 @@ class SQLiteStore:
         """Read a session's row, or what an erased one left."""
         return await self._read(lambda db: read_session(db, session_id))
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        """Read what a user is to a session, or what an erased one left."""
-        return await self._read(lambda db: read_standing(db, session_id, user_id))
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        """Read what users are to sessions, or what erased ones left."""
+        return await self._read(lambda db: [read_standing(db, *one) for one in asked])
 
     async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
@@ -214,16 +227,25 @@ class SQLiteStore:
         """Read a client's record."""
         return await self._read(lambda db: read_client(db, session_id, client_id))
 
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        """Read clients' records, and their refusals above a number."""
+        return await self._read(
+            lambda db: [
+                (
+                    read_client(db, session_id, client_id),
+                    read_refusals(db, session_id, client_id, n),
+                )
+                for session_id, client_id, n in asked
+            ]
+        )
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:
         """Read a client's refusals with ``seq > after``, in order."""
-        return await self._read(
-            lambda db: [
-                RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
-                for row in db.execute(sql.READ_REFUSALS, (session_id, client_id, to_number(after)))
-            ]
-        )
+        return await self._read(lambda db: read_refusals(db, session_id, client_id, after))
 
     async def decision(self, session_id: str, client_id: str, seq: int) -> Decision | None:
         """Read what became of one number; None when it is not decided."""

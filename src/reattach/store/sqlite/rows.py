@@ -24,6 +24,7 @@ from reattach.store.base import (
     Loaded,
     MemberRecord,
     Outcome,
+    RefusalRecord,
     SavedState,
     SessionRecord,
     Standing,
@@ -37,6 +38,7 @@ from reattach.store.shared import (
     to_conflict,
     to_number,
     to_tombstone,
+    weight_of,
 )
 from reattach.store.sqlite import sql
 from reattach.store.tables import metadata
@@ -50,7 +52,9 @@ __all__ = [
     "read_devices",
     "read_key",
     "read_loaded",
+    "read_many",
     "read_members",
+    "read_refusals",
     "read_session",
     "read_standing",
     "remove_old_keys",
@@ -365,6 +369,29 @@ def read_loaded(db: sqlite3.Connection, session_id: str, version: int | None) ->
         devices=read_devices(db, session_id),
         members=read_members(db, session_id),
     )
+
+
+def read_many(
+    db: sqlite3.Connection, session_ids: Sequence[str], max_bytes: int
+) -> dict[str, Loaded | None]:
+    """Read sessions up to the one with which they weigh more than ``max_bytes``."""
+    found: dict[str, Loaded | None] = {}
+    weight = 0
+    for session_id in session_ids:
+        if weight > max_bytes:
+            break
+        loaded = found[session_id] = read_loaded(db, session_id, None)
+        weight += 0 if loaded is None else weight_of(loaded)
+    return found
+
+
+def read_refusals(
+    db: sqlite3.Connection, session_id: str, client_id: str, after: int
+) -> list[RefusalRecord]:
+    return [
+        RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
+        for row in db.execute(sql.READ_REFUSALS, (session_id, client_id, to_number(after)))
+    ]
 
 
 def read_client(db: sqlite3.Connection, session_id: str, client_id: str) -> ClientRecord | None:

@@ -201,6 +201,14 @@ class Handle:
             self.loaded.add(session_id)
         return loaded
 
+    async def load_many(
+        self, session_ids: Sequence[str], max_bytes: int
+    ) -> Mapping[str, Loaded | None]:
+        """Read what is needed to open sessions."""
+        found = await self._read(lambda rows: rows.load_many(session_ids, max_bytes))
+        self.loaded.update(name for name, loaded in found.items() if loaded is not None)
+        return found
+
     async def load_at(self, session_id: str, version: int) -> Loaded | None:
         """Read the newest saved state at or below ``version``, and the log from there."""
         return await self._read(lambda rows: rows.load_at(session_id, version))
@@ -209,9 +217,11 @@ class Handle:
         """Read a session's row."""
         return await self._read(lambda rows: rows.session(session_id))
 
-    async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
-        """Read what a user is to a session."""
-        return await self._read(lambda rows: rows.standing(session_id, user_id))
+    async def standings(
+        self, asked: Sequence[tuple[str, str]]
+    ) -> Sequence[Standing | Tombstone | None]:
+        """Read what users are to sessions."""
+        return await self._read(lambda rows: rows.standings(asked))
 
     async def versions(self, session_ids: Sequence[str]) -> Mapping[str, tuple[str, int, int]]:
         """Read where sessions stand."""
@@ -246,6 +256,12 @@ class Handle:
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         """Read a client's record."""
         return await self._read(lambda rows: rows.client(session_id, client_id))
+
+    async def clients(
+        self, asked: Sequence[tuple[str, str, int]]
+    ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
+        """Read clients' records, and their refusals above a number."""
+        return await self._read(lambda rows: rows.clients(asked))
 
     async def refusals(
         self, session_id: str, client_id: str, after: int
