@@ -114,6 +114,11 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
         row(NO_TOKEN, stranger=FORBIDDEN, viewer=FORBIDDEN, editor=FORBIDDEN, owner="204!")
         | {HOLDER: NO_TOKEN, HOLDER_OF_IT: NO_TOKEN},
     ),
+    # Presence is everybody's.
+    ("POST", f"{SESSION}/presence"): (
+        (JSON, {"client_id": "c", "device": DEVICE, "data": 1}),
+        READS | dict.fromkeys(("viewer", "editor", "owner"), "204"),
+    ),
     # An outbox is answered change by change: a viewer's are refused, one by one.
     ("POST", f"{SESSION}/changes"): (
         (

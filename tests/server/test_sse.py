@@ -312,6 +312,69 @@ async def test_a_down_link_needs_both_its_names(serve: Serve) -> None:
             assert (answer.status_code, answer.json()["code"]) == (400, "bad_header")
 
 
+def with_hello(**rest: Any) -> dict[str, str]:
+    return as_client() | {"Reattach-Hello": json.dumps(rest)}
+
+
+async def test_a_stream_with_a_hello_begins_with_a_welcome_whatever_its_client_has(
+    serve: Serve,
+) -> None:
+    """Rule T26."""
+    server = await serve(app=None)
+    async with client(server) as api:
+        epoch = (await create(api, {"long": "x" * 1000}))["epoch"]
+        bad = {"op": "set", "path": "/x/y", "value": 1}
+        await post(api, epoch, 1, {"op": "set", "path": "/a", "value": 1})
+        await post(api, epoch, 2, bad)
+        device = {"name": "Büro 😀", "info": {"os": "none"}}
+        async with reading(api, f"{epoch}.0", **with_hello(device=device, t=1)) as reader:
+            first = await reader.next()
+            assert (first.type, first.id) == ("resumed", f"{epoch}.1")
+            assert (first.data["seq"], first.data["role"]) == (2, "owner")
+            assert [one["version"] for one in first.data["commits"]] == [1]
+            assert [one["seq"] for one in first.data["rejected"]] == [2]
+            assert first.data["devices"][0]["name"] == "Büro 😀"
+        # What it cannot go on from is answered by the state; what it has seen of another is lost.
+        async with reading(api, "other.1", **with_hello()) as reader:
+            assert (await reader.next()).type == "initial_state"
+        async with reading(api, f"{epoch}.1", **with_hello()) as reader:
+            assert (await reader.next()).data["commits"] == []
+
+
+async def test_a_stream_with_a_hello_is_let_in_by_the_rules_of_a_hello(serve: Serve) -> None:
+    # Rules T26 and F4
+    server = await serve(app=None)
+    async with client(server) as api:
+        await create(api)
+        for headers, status, code in (
+            (with_hello(user_id="eve"), 401, "not_authenticated"),
+            (as_client() | {"Reattach-Hello": "[]"}, 400, "bad_header"),
+            (as_client() | {"Reattach-Hello": '{"device": {"name": 1}}'}, 400, "bad_header"),
+        ):
+            answer = await api.get(f"{URL}/events", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_presence_by_http_goes_to_the_others(serve: Serve) -> None:
+    """Rule T27."""
+    server = await serve(app=None)
+    async with client(server) as api:
+        await create(api)
+        async with reading(api, **as_client("a")) as one, reading(api, **as_client("b")) as other:
+            await one.next()
+            await other.next()
+            body = {"client_id": "a", "device": {"id": "d"}, "data": {"at": 3}}
+            answer = await api.post(f"{URL}/presence", json=body)
+            assert (answer.status_code, answer.content) == (204, b"")
+            [event] = await other.told(1)
+            assert event.data == {"type": "presence", "device_id": "d", "data": {"at": 3}}
+            # A client that has no line here is heard as well, and by everybody.
+            await api.post(f"{URL}/presence", json=body | {"client_id": "c", "data": 4})
+            assert [(await reader.told(1))[0].data["data"] for reader in (one, other)] == [4, 4]
+            large = await api.post(f"{URL}/presence", json=body | {"data": "x" * 5_000})
+            assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 async def test_text_can_come_as_replacements(serve: Serve, resumed: bool) -> None:
     server = await serve(app=None)

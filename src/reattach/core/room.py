@@ -106,6 +106,8 @@ class Room:
         self.reactions: Sequence[str] = ()
         """For whom commits are due: see `Append.reactions`."""
         self.elsewhere = Elsewhere()
+        self._callers: dict[str, Connection] = {}
+        """Users whose presence came by HTTP since the last tick, without a line here."""
         """Who is connected on other nodes."""
         self.recorded = loaded.session
         """The session's row as it is in the database."""
@@ -396,11 +398,12 @@ class Room:
     def tick(self, now: int) -> None:
         """Do what is due; called about once a second."""
         self._tell_devices(now)
-        for connection in list(self.connections.values()):
+        for connection in [*self.connections.values(), *self._callers.values()]:
             connection.presences = 0
             data, connection.presence = connection.presence, None
             if data is not None:
                 self._show(connection, data)
+        self._callers.clear()
 
     def observe(self, connection: Connection, frames: Sequence[bytes] | None, now: int) -> None:
         """Let a reader in, at rest; ``frames`` None means that it starts with the state."""
@@ -700,14 +703,21 @@ class Room:
         data = encode(PresenceOf(connection.device_id, frame.data))
         if len(data) > self.limits.max_presence_bytes + 200:
             most = self.limits.max_presence_bytes
-            self.complain(connection, "too_large", f"expected presence of at most {most} bytes")
-            return
+            raise ChangeRefused(f"expected presence of at most {most} bytes", code="too_large")
         connection.presences += 1
         if connection.presences > self.limits.max_presence_rate:
             # What floods would have the others too slow to read it all, and closed for that.
             connection.presence = data
         else:
             self._show(connection, data)
+
+    def present(self, user_id: str, client_id: str, device_id: str, data: Any, now: int) -> None:
+        """Pass on the presence of a client whose line only goes down, here or on another node."""
+        connection = self.connections.get(client_id)
+        if connection is None or connection.user_id != user_id:
+            connection = self._callers.setdefault(user_id, Connection(None, now))
+            connection.device_id = device_id
+        self._presence(connection, Presence(data))
 
     def _show(self, connection: Connection, data: bytes) -> None:
         for other in self.connections.values():

@@ -160,6 +160,14 @@ class HeartbeatBody(_Body):
     device: Device
 
 
+class PresenceBody(_Body):
+    """What a client tells the session's other connections; never stored."""
+
+    client_id: Id
+    device: Device
+    data: Any
+
+
 Role = Literal["owner", "editor", "viewer"]
 
 

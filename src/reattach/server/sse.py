@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -28,9 +28,9 @@ from reattach.runtime.access import User
 from reattach.runtime.registry import Registry
 from reattach.server.past import PlainPatches
 from reattach.settings import Settings
-from reattach.wire import Hello, HelloDevice, encode
+from reattach.wire import Hello, HelloDevice, Time, encode
 
-__all__ = ["EventStream", "TooMany", "parse_event_id"]
+__all__ = ["EventStream", "RestOfHello", "TooMany", "parse_event_id", "parse_hello"]
 
 _SLICE: Final = 64 * 1024
 """Bytes that are sent at a time: each slice that is taken shows that the reader lives."""
@@ -55,6 +55,34 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head)
+
+
+class _Named(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    info: dict[str, Any] | None = None
+
+
+class RestOfHello(msgspec.Struct):
+    """What a `Hello` says beside what stands in headers of its own."""
+
+    device: _Named = msgspec.field(default_factory=_Named)
+    t: Time | None = None
+    user_id: str | None = None
+    schema_version: int | None = None
+
+
+_rest = msgspec.json.Decoder(RestOfHello)
+
+
+def parse_hello(value: str) -> RestOfHello:
+    """Read a ``Reattach-Hello``; raises `BadRequest`."""
+    try:
+        return _rest.decode(value)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadRequest(
+            f"expected Reattach-Hello with the rest of a hello, as JSON in ASCII: {error}",
+            code="bad_header",
+        ) from None
 
 
 def parse_event_id(value: str | None) -> tuple[str, int] | None:
@@ -120,23 +148,29 @@ class EventStream(Response):
         device_id: str,
         seq: int,
         after: tuple[str, int] | None,
+        rest: RestOfHello | None = None,
     ) -> None:
         """Let a client's down-link in; raises what keeps it out.
 
-        ``seq`` is the highest number of its own whose decision the client knows.
+        ``seq`` is the highest number of its own whose decision the client knows. With the ``rest``
+        of its hello it is welcomed as on a WebSocket, whatever it has.
         """
         self._epoch, version = after or (None, None)
+        told = rest or RestOfHello()
         hello = Hello(
             client_id=client_id,
-            device=HelloDevice(device_id),
-            t=self._registry.clock.now(),
+            device=HelloDevice(device_id, told.device.name, told.device.info),
+            t=self._registry.clock.now() if told.t is None else told.t,
             epoch=self._epoch,
             version=version,
             seq=seq,
+            user_id=told.user_id,
+            schema_version=told.schema_version,
         )
+        backlog = self._most if rest is None else None
         with self._entering():
             await self._registry.connections.join(
-                self._connection, session_id, user, hello, backlog=self._most
+                self._connection, session_id, user, hello, backlog=backlog
             )
 
     @contextlib.contextmanager

@@ -21,6 +21,7 @@ from reattach.wire import Change, HelloDevice, encode
 __all__ = ["ChangeRoutes"]
 
 _CHANGES: Final = {"application/json": schema_of(models.ChangesBody)}
+_PRESENCE: Final = {"application/json": schema_of(models.PresenceBody)}
 _HEARTBEAT: Final = {"application/json": schema_of(models.HeartbeatBody)}
 
 
@@ -32,6 +33,8 @@ class ChangeRoutes(Routes):
         add("POST", "/session/heartbeat", self.heartbeat, None, status=204, body=_HEARTBEAT)
         changes = "/session/{session_id}/changes"
         add("POST", changes, self.changes, models.ChangesAnswer, body=_CHANGES)
+        presence = "/session/{session_id}/presence"
+        add("POST", presence, self.presence, None, status=204, body=_PRESENCE)
 
     async def heartbeat(self, request: Request) -> Response:
         """Take a device's sign of life."""
@@ -40,6 +43,17 @@ class ChangeRoutes(Routes):
         registry, host, _ = await self.open(request, body.session_id)
         device = HelloDevice(body.device.id, body.device.name, body.device.info)
         host.room.devices.greet(user_of(request).id, device, registry.clock.now())
+        host.flush()
+        return Response(status_code=204)
+
+    async def presence(self, request: Request, session_id: SessionPath) -> Response:
+        """Pass on what a client tells the session's other connections; never stored."""
+        _, value = await read_json(request, self.settings.max_frame_bytes)
+        body = hold_against(models.PresenceBody, value)
+        registry, host, _ = await self.open(request, session_id)
+        user, device = user_of(request), HelloDevice(body.device.id)
+        host.room.devices.check(user.id, device)
+        host.room.present(user.id, body.client_id, device.id, value["data"], registry.clock.now())
         host.flush()
         return Response(status_code=204)
 

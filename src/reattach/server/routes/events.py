@@ -13,7 +13,7 @@ from reattach.runtime.registry import Registry
 from reattach.server.past import PlainPatches, document_at
 from reattach.server.routes.base import ID, Patches, Routes, SessionPath, user_of
 from reattach.server.routes.openapi import Add
-from reattach.server.sse import EventStream, parse_event_id
+from reattach.server.sse import EventStream, parse_event_id, parse_hello
 
 __all__ = ["EventRoutes"]
 
@@ -54,10 +54,19 @@ class EventRoutes(Routes):
         reattach_seq: Annotated[
             int, Header(ge=0, description="The client's last number whose decision it knows.")
         ] = 0,
+        reattach_hello: Annotated[
+            str | None,
+            Header(
+                description="With the client: the rest of its `hello` (`device` {`name`?, `info`?},"
+                " `t`?, `user_id`?, `schema_version`?) as JSON in ASCII. The stream then begins"
+                " with a welcome."
+            ),
+        ] = None,
     ) -> Response:
         """Stream a session's frames as Server-Sent Events."""
         registry, _, _ = await self.open(request, session_id)
         client = _down_link(reattach_client, reattach_device)
+        rest = None if reattach_hello is None else parse_hello(reattach_hello)
         after = parse_event_id(last_event_id)
         plain = None
         if patches == "rfc6902":
@@ -73,6 +82,7 @@ class EventRoutes(Routes):
                 device_id=client[1],
                 seq=reattach_seq,
                 after=after,
+                rest=rest,
             )
         return stream
 
