@@ -319,7 +319,7 @@ def with_hello(**rest: Any) -> dict[str, str]:
 async def test_a_stream_with_a_hello_begins_with_a_welcome_whatever_its_client_has(
     serve: Serve,
 ) -> None:
-    """Rule T26."""
+    """Rule T40."""
     server = await serve(app=None)
     async with client(server) as api:
         epoch = (await create(api, {"long": "x" * 1000}))["epoch"]
@@ -342,7 +342,7 @@ async def test_a_stream_with_a_hello_begins_with_a_welcome_whatever_its_client_h
 
 
 async def test_a_stream_with_a_hello_is_let_in_by_the_rules_of_a_hello(serve: Serve) -> None:
-    # Rules T26 and F4
+    # Rules T40 and F4
     server = await serve(app=None)
     async with client(server) as api:
         await create(api)
@@ -356,7 +356,7 @@ async def test_a_stream_with_a_hello_is_let_in_by_the_rules_of_a_hello(serve: Se
 
 
 async def test_presence_by_http_goes_to_the_others(serve: Serve) -> None:
-    """Rule T27."""
+    """Rule T41."""
     server = await serve(app=None)
     async with client(server) as api:
         await create(api)

@@ -7,9 +7,10 @@ import type { Handoff, Token } from "./api.js";
 import type { HistoryItem, Input } from "./core/effects.js";
 import { text } from "./core/errors.js";
 import type { ChangesBody, ClientFrame } from "./core/wire.js";
+import { dialer } from "./dial.js";
 import type { Environment } from "./env.js";
 import { ask } from "./http.js";
-import { type Line, openLine } from "./socket.js";
+import type { Line, LineEvents } from "./socket.js";
 
 export class Connection {
   /** Who is signed in here, and how the server is told. */
@@ -21,6 +22,7 @@ export class Connection {
   readonly #base: string;
   readonly #id: string;
   readonly #feed: (input: Input) => void;
+  readonly #open: (events: LineEvents) => Line;
   #line: Line | null = null;
   #attempt = 0;
   /** What the last line was opened with. */
@@ -32,6 +34,7 @@ export class Connection {
     this.#base = base;
     this.#id = encodeURIComponent(id);
     this.#feed = feed;
+    this.#open = dialer(env, base, this.#id);
   }
 
   /** Opens a line; what becomes of it is fed. */
@@ -49,9 +52,8 @@ export class Connection {
     if (attempt !== this.#attempt) return;
     this.#bearer = token;
     this.#feed({ type: "dialing" });
-    const path = `/ws/session/${this.#id}`;
     try {
-      this.#line = openLine(this.#env, this.#base.replace(/^http/, "ws") + path, {
+      this.#line = this.#open({
         opened: () => this.#feed({ type: "opened", token, userId: this.user }),
         frame: (frame) => this.#feed({ type: "frame", frame }),
         closed: (code, reason) => {

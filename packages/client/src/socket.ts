@@ -5,7 +5,7 @@ import type { Environment, SocketLike } from "./env.js";
 
 export const SUBPROTOCOL = "reattach.v1";
 
-export interface SocketEvents {
+export interface LineEvents {
   opened(): void;
   frame(frame: ServerFrame): void;
   closed(code: number, reason: string): void;
@@ -17,7 +17,7 @@ export interface Line {
 }
 
 /** Opens a line. `closed` comes once, also where it could not be opened. */
-export function openLine(env: Environment, url: string, events: SocketEvents): Line {
+export function openSocket(env: Environment, url: string, events: LineEvents): Line {
   let socket: SocketLike | null = null;
   const end = (code: number, reason: string) => {
     if (!socket) return;

@@ -60,14 +60,23 @@ export class LiveServer {
   }
 }
 
-/** A line that can lose what the server says. */
+/** Over what sessions go where a test does not say: `REATTACH_TEST_TRANSPORT=sse` for all of them. */
+const REFUSES = process.env.REATTACH_TEST_TRANSPORT === "sse";
+
+/** A line that can lose what the server says, and let no WebSocket through. */
 export class Wire {
   deaf = false;
+  /** WebSockets are refused before their upgrade. */
+  refuses = REFUSES;
+  /** How many WebSockets were tried. */
+  tried = 0;
   readonly sockets = new Set<WebSocket>();
+  readonly streams = new Set<AbortController>();
 
   /** Cuts every connection. */
   cut(): void {
     for (const socket of this.sockets) socket.terminate();
+    for (const stream of this.streams) stream.abort(new TypeError("cut"));
   }
 
   env(): Partial<Environment> {
@@ -78,7 +87,9 @@ export class Wire {
       locks: undefined,
       WebSocket: class extends WebSocket {
         constructor(url: string, protocols: string[]) {
-          super(url, protocols);
+          wire.tried++;
+          // Without our subprotocol the server refuses the upgrade.
+          super(url, wire.refuses ? ["another"] : protocols);
           wire.sockets.add(this);
           this.on("close", () => wire.sockets.delete(this));
         }
@@ -87,6 +98,25 @@ export class Wire {
           return super.emit(event, ...rest);
         }
       } as unknown as Environment["WebSocket"],
+      fetch: async (input, init) => {
+        const ended = new AbortController();
+        const signal = AbortSignal.any([ended.signal, ...(init?.signal ? [init.signal] : [])]);
+        wire.streams.add(ended);
+        try {
+          const answer = await fetch(input, { ...init, signal });
+          if (!String(input).endsWith("/events") || !answer.body) return answer;
+          const heard = new TransformStream<Uint8Array, Uint8Array>({
+            transform: (part, controller) => {
+              if (!wire.deaf) controller.enqueue(part);
+            },
+            flush: () => void wire.streams.delete(ended),
+          });
+          return new Response(answer.body.pipeThrough(heard), answer);
+        } catch (reason) {
+          wire.streams.delete(ended);
+          throw reason;
+        }
+      },
     };
   }
 }

@@ -1,0 +1,135 @@
+/**
+ * Which line is opened. A WebSocket; where something on the way lets none through, a stream
+ * (`sse.ts`), and from there back, as soon as one gets its welcome.
+ */
+
+import type { ClientFrame } from "./core/wire.js";
+import type { Environment } from "./env.js";
+import { type Line, type LineEvents, openSocket } from "./socket.js";
+import { openStream } from "./sse.js";
+
+/** So long a WebSocket may say nothing at first. */
+const PATIENCE_MS = 7_000;
+/** A stream tries for a WebSocket so often. */
+const AGAIN_MS = 20_000;
+
+/**
+ * Answers what opens a session's lines. `base` is the server's address, `id` the session's, encoded.
+ * It remembers how the last ones went: after two WebSockets in a row that said nothing, a stream is
+ * tried beside each; it says by itself whether HTTP works.
+ */
+export function dialer(env: Environment, base: string, id: string): (events: LineEvents) => Line {
+  const url = `${base.replace(/^http/, "ws")}/ws/session/${id}`;
+  let silent = 0;
+  let streams = false;
+
+  return (events) => {
+    let line: Line;
+    let probe: Line | null = null;
+    let hello: (ClientFrame & { type: "hello" }) | null = null;
+    let timer: unknown;
+    let first = true;
+
+    const wait = (ms: number, then: () => void) => {
+      env.clearTimer(timer);
+      timer = env.setTimer(then, ms);
+    };
+    const closed = (code: number, reason: string) => {
+      env.clearTimer(timer);
+      if (first) streams = false;
+      events.closed(code, reason);
+    };
+
+    const socket = () => {
+      line = openSocket(env, url, {
+        opened: events.opened,
+        frame(frame) {
+          if (first) env.clearTimer(timer);
+          first = false;
+          silent = 0;
+          events.frame(frame);
+        },
+        closed(code, reason) {
+          // Codes of ours mean that the server was there.
+          if (first && code < 1012 && ++silent > 1) stream();
+          else closed(code, reason);
+        },
+      });
+      wait(PATIENCE_MS, () => {
+        if (++silent < 2) return;
+        line.stop();
+        stream();
+      });
+    };
+
+    const stream = () => {
+      env.clearTimer(timer);
+      let gone = false;
+      /** A WebSocket of ours has said hello, and may have ended the stream by it. */
+      let greeted = false;
+      /** Tries for a WebSocket; the stream stays until that has its welcome. */
+      const again = () => {
+        const tried = openSocket(env, url, {
+          opened() {
+            if (!hello) return;
+            greeted = true;
+            tried.send({ ...hello, t: env.now() });
+          },
+          frame(frame) {
+            if (line !== tried) {
+              if (frame.type === "error") return give();
+              env.clearTimer(timer);
+              line.stop();
+              line = tried;
+              probe = null;
+              streams = false;
+              silent = 0;
+            }
+            events.frame(frame);
+          },
+          closed: (code, reason) => (line === tried ? closed(code, reason) : give()),
+        });
+        const give = () => {
+          tried.stop();
+          probe = null;
+          if (gone) return closed(1006, "the stream ended");
+          wait(AGAIN_MS, again);
+        };
+        probe = tried;
+        wait(PATIENCE_MS, give);
+      };
+      line = openStream(env, base, id, {
+        opened: () => (hello ? line.send({ ...hello, t: env.now() }) : events.opened()),
+        frame(frame) {
+          if (first && env.WebSocket) wait(AGAIN_MS, again);
+          first = false;
+          streams = true;
+          if (hello && "version" in frame) {
+            const epoch = "epoch" in frame ? frame.epoch : (hello.epoch ?? null);
+            hello = { ...hello, epoch, version: frame.version };
+          }
+          events.frame(frame);
+        },
+        closed(code, reason) {
+          gone = true;
+          if (!probe) closed(greeted && code === 4409 ? 1006 : code, reason);
+        },
+      });
+    };
+
+    if (streams || !env.WebSocket) stream();
+    else socket();
+    return {
+      send(frame) {
+        if (frame.type === "hello") hello = frame;
+        line.send(frame);
+      },
+      stop() {
+        env.clearTimer(timer);
+        if (first) streams = false;
+        probe?.stop();
+        line.stop();
+      },
+    };
+  };
+}
