@@ -146,6 +146,13 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
     ("POST", f"{SESSION}/conflicts/{{conflict_id}}/resolve"): ((JSON, {"keep": "lost"}), SETTLES),
     ("GET", f"{SESSION}/checkpoints"): (None, READS),
     ("POST", f"{SESSION}/checkpoints"): ((JSON, {"name": "n"}), MARKS),
+    ("GET", f"{SESSION}/diff"): (None, READS),
+    ("POST", f"{SESSION}/restore"): ((JSON, {"version": 0}), WRITES),
+    ("POST", f"{SESSION}/fork"): (
+        (JSON, {"version": 0}),
+        row(NO_TOKEN, stranger=MISSING, viewer="201", editor="201", owner="201")
+        | {HOLDER: NO_TOKEN, HOLDER_OF_IT: NO_TOKEN},
+    ),
     ("GET", f"{SESSION}/devices"): (None, READS),
     # One that is nobody's: of their own see the tests of devices.
     ("PATCH", f"{SESSION}/devices/{{device_id}}"): ((JSON, {"name": "Phone"}), NO_DEVICE),

@@ -26,6 +26,7 @@ __all__ = [
     "LookUp",
     "PassOn",
     "Pause",
+    "Recall",
     "Request",
     "Result",
     "Send",
@@ -75,6 +76,12 @@ class Confirm(msgspec.Struct, frozen=True):
     ref: str | None
 
 
+class Recall(msgspec.Struct, frozen=True):
+    """Look up the state that a restore is about, then call `Inbox.recalled`."""
+
+    proposal: Proposal
+
+
 class Fault(msgspec.Struct, frozen=True):
     """Tell whoever looks after the server of an error that is ours."""
 
@@ -98,7 +105,9 @@ class Settle(msgspec.Struct, frozen=True):
     result: Result | ReattachError
 
 
-Effect: TypeAlias = Send | Hang | Pause | LookUp | Confirm | Settle | Fault | PassOn | Announce
+Effect: TypeAlias = (
+    Send | Hang | Pause | LookUp | Recall | Confirm | Settle | Fault | PassOn | Announce
+)
 
 
 # What waits to be decided

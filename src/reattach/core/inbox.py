@@ -20,12 +20,14 @@ from reattach.core.effects import (
     Fault,
     LookUp,
     Pause,
+    Recall,
     Request,
     Result,
     SequenceGap,
     Settle,
 )
 from reattach.core.limits import Limits
+from reattach.core.past import Past
 from reattach.core.schema import Schema, renamed
 from reattach.core.session import Client, Proposal, Session, apply_ops
 from reattach.errors import ChangeRefused, ReattachError, Unavailable
@@ -72,10 +74,17 @@ class Inbox:
         self._emit = emit
         self._down_link = down_link
         self._queue: deque[_Queued] = deque()
+        self._recalling: Proposal | None = None
+        """The restore whose state is being looked up; the line stands still behind it."""
 
     def __len__(self) -> int:
         """Return how many changes wait."""
         return len(self._queue)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to decide now."""
+        return bool(self._queue) and self._queue[0].proposal is not self._recalling
 
     # Into the line
 
@@ -133,10 +142,34 @@ class Inbox:
             request = queue[0].request
             if request is not None and request.record and session.idempotency is not None:
                 break  # a batch has one idempotency key for each session
+            if self._needs_past(queue[0].proposal):
+                if not decided.taken and self._recalling is not queue[0].proposal:
+                    # All before it is durable: so the newest mark is the one that is meant.
+                    self._recalling = queue[0].proposal
+                    self._emit(Recall(queue[0].proposal))
+                break
             queued = queue.popleft()
             decided.taken.append(queued)
             self._decide(queued, decided, now)
         return decided
+
+    def _needs_past(self, proposal: Proposal) -> bool:
+        if proposal.restore is None or proposal.past is not None or proposal.refused is not None:
+            return False
+        return proposal.seq in {0, self._session.clients[proposal.client_id].seq + 1}
+
+    def recalled(self, proposal: Proposal, past: Past | ChangeRefused) -> None:
+        """What a restore is about was looked up, or cannot be had."""
+        if self._recalling is proposal:
+            self._recalling = None
+        if not self._queue or self._queue[0].proposal is not proposal:
+            return  # its client has left, and sends it again
+        queued = self._queue.popleft()
+        if isinstance(past, Past):
+            found = msgspec.structs.replace(proposal, past=past)
+        else:
+            found = msgspec.structs.replace(proposal, refused=past)
+        self._queue.appendleft(_Queued(queued.connection, queued.request, found))
 
     def landed(self, decided: Decided) -> None:
         """What a batch decided is durable: answer requests, and read on from who waited."""
@@ -392,6 +425,7 @@ def propose(
     """Make a client's change to what is decided; ``offset`` corrects its clock, ms."""
     ops: Sequence[Op] = change.ops
     resolve: Op | None = None
+    restore: Op | None = None
     outdated = False
     ends = False
     if refused is None and len(ops) > limits.max_change_operations:
@@ -408,6 +442,9 @@ def propose(
             resolve = ops[0]
         else:
             refused = ChangeRefused("expected resolve to be alone in its change", code="bad_op")
+    elif refused is None and any(op.op == "restore" for op in ops):
+        restore = ops[0]
+        refused = _wrong_restore(ops)
     if schema is not None and change.schema_version is not None:
         outdated = change.schema_version < schema.version
         if change.schema_version > schema.version and refused is None:
@@ -425,13 +462,26 @@ def propose(
         corrected=change.at + offset,
         base=change.base,
         epoch=change.epoch,
-        edit=None if ends else apply_ops(ops),
+        edit=None if ends or restore is not None else apply_ops(ops),
         resolve=resolve,
+        restore=restore,
         refused=refused,
         ends=ends,
         outdated=outdated,
         role=role,
     )
+
+
+def _wrong_restore(ops: Sequence[Op]) -> ChangeRefused | None:
+    op = ops[0]
+    if len(ops) > 1:
+        return ChangeRefused("expected restore to be alone in its change", code="bad_op")
+    version, name = op.version, op.checkpoint_id
+    if name is msgspec.UNSET and type(version) is int and version >= 0:
+        return None
+    if version is msgspec.UNSET and type(name) is str:
+        return None
+    return ChangeRefused("expected restore to have a version or a checkpoint_id", code="bad_op")
 
 
 def again(at: int, decided_at: int | None, refusal: bytes | None) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from reattach.core.difference import become
 from reattach.core.document import ABSENT, Absent, Document, Place, element_id
 from reattach.core.drafts import Draft, Drafts, text_of
 from reattach.core.index import ANONYMOUS, COMMUTING, Index, Kind, Node, Write
@@ -704,6 +705,21 @@ class Merge:
         self.writes.append(row)
         again = msgspec.structs.replace(write, order=self.version)
         self.index.record(path, again, self.document.undo, under=under)
+
+    # Restoring
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Make the state that of an earlier version.
+
+        What it alters counts as written by the author, who has seen all that there is. No client
+        shows it before it is committed.
+        """
+        self.drafts.unseen()
+        become(self.document, state, self._set_back)
+
+    def _set_back(self, path: Path, value: Any, before: Any, kind: str) -> None:
+        self.drafts.wrote(path, value, before)
+        self.record(path, kind)
 
     # Schemas
 

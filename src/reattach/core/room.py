@@ -127,9 +127,9 @@ class Room:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to write."""
+        """Whether there is something to write now."""
         return bool(
-            len(self.inbox)
+            self.inbox.ready
             or self.devices.changed
             or self._activity
             or self._new_clients

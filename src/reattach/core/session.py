@@ -13,13 +13,15 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from reattach.core.checkpoints import Kind, Mark
+from reattach.core.checkpoints import Kind as MarkKind
+from reattach.core.checkpoints import Mark
 from reattach.core.connection import Role
 from reattach.core.document import ABSENT, Document
 from reattach.core.guard import Guard
 from reattach.core.index import ANONYMOUS, Index, Write
 from reattach.core.limits import Limits
 from reattach.core.merge import Author, Lost, Merge, Side, add, replay
+from reattach.core.past import Past
 from reattach.core.patch import step
 from reattach.core.paths import join, parse
 from reattach.core.policy import Field, Policy
@@ -44,11 +46,12 @@ from reattach.wire import (
     ConflictSide,
     Op,
     Rejected,
+    SessionRestored,
     StateUpdate,
     encode,
 )
 
-__all__ = ["Client", "Edit", "Proposal", "Session"]
+__all__ = ["Client", "Edit", "Proposal", "Session", "schema_version_of"]
 
 Edit: TypeAlias = Callable[[Merge], None]
 """What a proposal does, by calling a `Merge`; it may raise `ChangeRefused`."""
@@ -79,6 +82,8 @@ class _SavedIndex(msgspec.Struct, array_like=True):
     index: msgspec.Raw
     authors: dict[str, _Author]
     texts: list[Any] = msgspec.field(default_factory=list)
+    schema_version: int | None = None
+    """That of the state; None in what was saved before it was written down."""
 
 
 _saved = msgspec.json.Decoder(_SavedIndex)
@@ -134,6 +139,10 @@ class Proposal(msgspec.Struct, kw_only=True):
     edit: Edit | None = None
     resolve: Op | None = None
     """The `resolve` operation, where it is one."""
+    restore: Op | None = None
+    """The `restore` operation, where it is one."""
+    past: Past | None = None
+    """What that is about, as soon as it was looked up."""
     mark: Mark | None = None
     """A mark on the version that there is then: no change, and without a number."""
     refused: ChangeRefused | None = None
@@ -193,6 +202,7 @@ class Session:
         self.now = 0
         self.idempotency: IdempotencyRecord | None = None
         self.saved: SavedState | None = None
+        self._save_due = False
         self._advanced: dict[str, int] = {}
         self._before: tuple[Any, ...] = ()
 
@@ -204,7 +214,7 @@ class Session:
         self._before = (self.record, self.version, self.log_bytes)
         self.commits, self.refusals, self.conflicts = [], [], {}
         self.checkpoints = {}
-        self.saved, self.idempotency = None, None
+        self.saved, self.idempotency, self._save_due = None, None, False
         self._advanced = {}
 
     def advances(self) -> list[ClientAdvance]:
@@ -282,7 +292,7 @@ class Session:
 
     def mark_automatically(self) -> CheckpointRecord:
         """Add an automatic mark; a version has one."""
-        return self.mark(f"{Kind.AUTOMATIC}.{self.version}", Kind.AUTOMATIC)
+        return self.mark(f"{MarkKind.AUTOMATIC}.{self.version}", MarkKind.AUTOMATIC)
 
     def _mark_step(self) -> None:
         """Mark the current version where the schema's step field has just moved."""
@@ -300,7 +310,8 @@ class Session:
     def save_by_cost(self) -> None:
         """Add a saved state to the batch when the log after the last weighs more than the state."""
         weight = self.document.weight + self.texts.weight
-        if self.log_bytes > max(weight, self.limits.saved_state_floor_bytes):
+        floor = self.limits.saved_state_floor_bytes
+        if self._save_due or self.log_bytes > max(weight, floor):
             self.saved = self.save()
             self.log_bytes = 0
 
@@ -311,7 +322,11 @@ class Session:
         return SavedState(
             version=self.version,
             state=encode(self.document.state),
-            index=encode(_SavedIndex(msgspec.Raw(index), authors, self.texts.dump())),
+            index=encode(
+                _SavedIndex(
+                    msgspec.Raw(index), authors, self.texts.dump(), self.record.schema_version
+                )
+            ),
         )
 
     def unresolved_records(self) -> list[ConflictRecord]:
@@ -349,6 +364,9 @@ class Session:
                 f" {document.weight}: keep large data elsewhere and its address here",
                 code="state_too_large",
             )
+        past = proposal.past
+        if past is not None:
+            self.mark(f"{MarkKind.BEFORE_RESTORE}.{version}", MarkKind.BEFORE_RESTORE)
         undo.append((setattr, (self, "version", self.version)))
         self.version = version
         author: _Author = (None, None, "server")
@@ -361,13 +379,18 @@ class Session:
         records = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
         # One that the change added to several times is told once, as it is in the end.
         conflicts = list({one.id: one for one in (*records, *settled)}.values())
+        patch = document.take_patch()
         body = encode(
-            StateUpdate(
-                version,
-                document.take_patch(),
-                by,
-                at,
-                conflicts or msgspec.UNSET,
+            StateUpdate(version, patch, by, at, conflicts or msgspec.UNSET)
+            if past is None
+            else SessionRestored(
+                version=version,
+                patch=patch,
+                by=by,
+                at=at,
+                from_version=version - 1,
+                to_version=past.version,
+                checkpoint_id=past.checkpoint_id or msgspec.UNSET,
             )
         )
         record = CommitRecord(
@@ -389,6 +412,8 @@ class Session:
         )
         if proposal.upgrades and self.schema is not None:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
+            # States that are read from the log on from a saved one are all of its schema.
+            self._save_due = True
         self._mark_step()
         return record
 
@@ -413,10 +438,16 @@ class Session:
         return self._carry_out(proposal, at)
 
     def _carry_out(self, proposal: Proposal, at: int) -> tuple[Merge, list[Conflict]]:
+        base = self._base(proposal)
         merge = Merge(
             self.document,
             self.index,
-            Author(proposal.client_id, self._base(proposal), at, self._astray(proposal)),
+            Author(
+                proposal.client_id,
+                base if proposal.restore is None else self.version,
+                at,
+                self._astray(proposal),
+            ),
             self.version + 1,
             nesting=self.limits.max_nesting,
             texts=self.texts,
@@ -425,11 +456,28 @@ class Session:
         settled: list[Conflict] = []
         if proposal.upgrades:
             settled += self._upgrade(merge)
+        elif proposal.past is not None:
+            merge.restore(self._state_of(proposal.past))
         elif proposal.resolve is not None:
             settled.append(self._resolve(merge, proposal.resolve, proposal.role))
         elif proposal.edit is not None:
             proposal.edit(merge)
         return merge, settled
+
+    def _state_of(self, past: Past) -> dict[str, Any]:
+        """Return a past state, of today's schema; raises `ChangeRefused` where it cannot be one."""
+        state: dict[str, Any] = msgspec.json.decode(past.state)
+        schema, version = self.schema, past.schema_version
+        if schema is None or version is None or version >= schema.version:
+            return state
+        try:
+            return schema.upgrade(state, version)
+        except ChangeRefused as refused:
+            raise ChangeRefused(
+                f"version {past.version} does not fit today's schema: {refused.message}",
+                code="schema_changed",
+                path=refused.path,
+            ) from refused
 
     def _upgrade(self, merge: Merge) -> list[Conflict]:
         """Make the state one of the schema's present version; return the conflicts that are called
@@ -813,6 +861,11 @@ def _set_client(client: Client, seq: int, at: int | None, corrected: int) -> Non
     client.seq, client.at, client.corrected = seq, at, corrected
 
 
-def empty_index() -> bytes:
+def empty_index(schema_version: int | None = None) -> bytes:
     """Return what a new session's first saved state has as its index."""
-    return encode(_SavedIndex(msgspec.Raw(Index().dump()), {}))
+    return encode(_SavedIndex(msgspec.Raw(Index().dump()), {}, schema_version=schema_version))
+
+
+def schema_version_of(index: bytes) -> int | None:
+    """Return the schema version of the state that was saved with an index, if it is told there."""
+    return _saved.decode(index).schema_version

@@ -24,12 +24,15 @@ from reattach.core.effects import (
     LookUp,
     PassOn,
     Pause,
+    Recall,
     Request,
     Result,
     Send,
     Settle,
 )
+from reattach.core.past import Past
 from reattach.core.room import Room
+from reattach.core.session import Proposal
 from reattach.errors import (
     ChangeRefused,
     KeyAnswered,
@@ -40,6 +43,7 @@ from reattach.errors import (
 )
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
+from reattach.runtime.recall import look_up
 from reattach.store.base import (
     Append,
     ClientRecord,
@@ -153,6 +157,7 @@ class Host:
         return not (
             room.connections
             or room.observers
+            or len(room.inbox)
             or room.has_work
             or self.pins
             or not room.at_rest
@@ -527,6 +532,8 @@ class Host:
                 effect.connection.line.pause(effect.paused)
             elif type(effect) is LookUp:
                 self._spawn(self._look_up(effect))
+            elif type(effect) is Recall:
+                self._spawn(self._recall(effect.proposal))
             elif type(effect) is Confirm:
                 self._spawn(self._confirm(effect))
             elif type(effect) is PassOn:
@@ -567,6 +574,24 @@ class Host:
         )
         if not self.closed:
             self.room.looked_up(lookup, decision)
+            self.flush()
+
+    async def _recall(self, proposal: Proposal) -> None:
+        restore = proposal.restore
+        assert restore is not None
+        past: Past | ChangeRefused | None
+        try:
+            past = await self._insist(
+                lambda: look_up(self._store, self.room.recorded, restore, proposal.epoch)
+            )
+        except ChangeRefused as refused:
+            past = refused
+        except Exception as error:
+            log.exception("a restore failed inside the server", session=self.room.session_id)
+            del error
+            past = ChangeRefused("the server failed on this change: see its log", code="internal")
+        if past is not None and not self.closed:
+            self.room.inbox.recalled(proposal, past)
             self.flush()
 
     async def _confirm(self, marked: Confirm) -> None:

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     SkipValidation,
     StringConstraints,
 )
@@ -33,6 +34,8 @@ __all__ = [
     "DeviceBody",
     "DevicePage",
     "DeviceStatus",
+    "Difference",
+    "ForkBody",
     "HandoffAnswer",
     "HandoffBody",
     "HeartbeatBody",
@@ -43,6 +46,7 @@ __all__ = [
     "Problem",
     "RedeemBody",
     "RedeemedAnswer",
+    "RestoreBody",
     "SessionAnswer",
     "SessionId",
     "SessionPage",
@@ -109,7 +113,9 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    op: Literal["set", "unset", "insert", "move", "inc", "splice", "test", "resolve", "end"]
+    op: Literal[
+        "set", "unset", "insert", "move", "inc", "splice", "test", "restore", "resolve", "end"
+    ]
     path: str | None = Field(None, examples=["/user_responses/#r7/answer"])
     value: Any = None
 
@@ -151,6 +157,19 @@ class CheckpointBody(_Body):
 
     name: Annotated[str, StringConstraints(max_length=256)] | None = None
     data: Any = Field(None, description="Anything, up to 4 KiB.")
+
+
+class RestoreBody(_Body):
+    """What to make the state: that of a version, or of a checkpoint; `latest` is the newest one."""
+
+    version: _Count | None = None
+    checkpoint_id: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
+
+
+class ForkBody(_Body):
+    """Where a new session begins."""
+
+    version: _Count | None = Field(None, description="The newest when left out.")
 
 
 class HeartbeatBody(_Body):
@@ -374,6 +393,10 @@ class Commit(_Answer):
     from_version: int | None = None
     to_version: int | None = None
     checkpoint_id: str | None = None
+
+
+class Difference(RootModel[list[JsonPatchOperation]]):
+    """What makes one version of another (RFC 6902)."""
 
 
 class PastCommit(Commit):

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from reattach.core.document import Document
-from reattach.core.patch import plain, step
+from reattach.core.past import document_of
+from reattach.core.patch import plain
 from reattach.errors import SessionNotFound, VersionGone
-from reattach.store.base import CommitRecord, Loaded, Store
+from reattach.store.base import CommitRecord, Store
 from reattach.wire import encode
 
-__all__ = ["PlainPatches", "document_at", "document_of", "in_rfc6902"]
+__all__ = ["PlainPatches", "document_at", "in_rfc6902"]
 
 _PAGE = 500
-
-
-class _Patch(msgspec.Struct):
-    patch: list[dict[str, Any]]
-
-
-_patch = msgspec.json.Decoder(_Patch)
-
-
-def document_of(loaded: Loaded) -> tuple[Document, int]:
-    """Replay what was loaded; return the state and its version."""
-    document = Document(msgspec.json.decode(loaded.saved.state))
-    document.recording = False
-    version = loaded.saved.version
-    for commit in loaded.tail:
-        step(document, _patch.decode(commit.body).patch)
-        version = commit.version
-    document.settle()
-    return document, version
 
 
 async def document_at(store: Store, session_id: str, version: int) -> Document:
@@ -43,6 +24,7 @@ async def document_at(store: Store, session_id: str, version: int) -> Document:
     if loaded is not None:
         document, reached = document_of(loaded)
         if reached == version:
+            document.recording = False
             return document
     elif await store.session(session_id) is None:
         raise SessionNotFound("there is no such session")

@@ -15,6 +15,7 @@ from reattach.server.routes.events import EventRoutes
 from reattach.server.routes.health import Health
 from reattach.server.routes.members import MemberRoutes
 from reattach.server.routes.openapi import Add, problem
+from reattach.server.routes.past import PastRoutes
 from reattach.server.routes.records import RecordRoutes
 from reattach.server.routes.sessions import SessionRoutes
 from reattach.server.served import Served
@@ -43,6 +44,7 @@ def routes(reattach: Served) -> APIRouter:
         EventRoutes(reattach),
         RecordRoutes(reattach),
         CheckpointRoutes(reattach),
+        PastRoutes(reattach),
         MemberRoutes(reattach),
         DeviceRoutes(reattach),
     ):

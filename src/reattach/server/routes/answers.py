@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
+from reattach.core.past import document_of
 from reattach.core.session import Session
 from reattach.errors import PreconditionFailed, ReattachError, SessionNotFound, Unavailable
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
-from reattach.server.past import document_of
 from reattach.store.base import SessionRecord
 from reattach.wire import encode
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from reattach.core.inbox import propose
 from reattach.errors import ChangeRefused
+from reattach.runtime.host import Host
 from reattach.server import models
 from reattach.server.body import BadBody, hold_against, read_json
 from reattach.server.outbox import decide, introduce, runs
@@ -60,6 +61,13 @@ class ChangeRoutes(Routes):
     async def changes(self, request: Request, session_id: SessionPath) -> Response:
         """Take a client's outbox: applied in order, up to a gap in its numbers."""
         _, value = await read_json(request, self.settings.max_frame_bytes)
+        _, seq, version, rejected = await self.take(request, session_id, value)
+        return json_answer(encode({"seq": seq, "version": version, "rejected": rejected}))
+
+    async def take(
+        self, request: Request, session_id: str, value: Any
+    ) -> tuple[Host, int, int, list[msgspec.Raw]]:
+        """Take an outbox; return its client's last number, the version, and what was refused."""
         body = hold_against(models.ChangesBody, value)
         device = HelloDevice(body.device.id, body.device.name, body.device.info)
         changes: Sequence[Any] = value["changes"]
@@ -87,7 +95,7 @@ class ChangeRoutes(Routes):
             )
         finally:
             host.pins -= 1
-        return json_answer(encode({"seq": seq, "version": version, "rejected": rejected}))
+        return host, seq, version, rejected
 
     def _change(self, value: Any, number: int) -> tuple[Change, ChangeRefused | None]:
         """Read a change; one whose head is sound and whose operations are not is refused."""
