@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     """How often, at most, connections are told of the session's devices."""
     idle_session_ms: int = 60_000
     """How long a session that nobody uses stays in memory."""
+    activity_days: Annotated[int, Field(ge=0)] = 90
+    """How long lines of the activity log are kept; 0 for ever."""
+    activity_addresses: bool = False
+    """Whether the activity log tells the address and the user agent of who connects."""
     store_timeout_ms: int = 10_000
     """How long the database may take before a batch's outcome counts as unknown."""
     shutdown_timeout_ms: int = 4_000

@@ -505,6 +505,7 @@ async def running(
         bus=o.pop("bus", None),
         schemas=o.pop("schemas", ()),
         authorize=o.pop("authorize", None),
+        activity_days=o.pop("activity_days", 0),
     )
     node = Node(store, registry, clock)
     await registry.start()

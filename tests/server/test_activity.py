@@ -6,10 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.server.peer import opened
+from reattach import Reattach
+from reattach.settings import Settings
+from tests.server.hosts import uvicorn_of
+from tests.server.peer import joined, opened
 from tests.server.test_anonymous import Api, serving
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -62,3 +67,36 @@ async def test_conflicts_refusals_and_the_end_are_told_of(api: Api) -> None:
     (line,) = await lines(api, "ended")
     assert (line["device_id"], line["data"]["client_id"]) == ("device-of-one", "one")
     assert [one["data"]["kind"] for one in await lines(api, "resumed")] == ["snapshot"] * 2
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_addresses_are_told_of_only_where_a_setting_says_so(
+    tmp_path: Path, told: bool
+) -> None:
+    # Rule Y2
+    settings = Settings(activity_addresses=told)
+    reattach = Reattach(database=f"sqlite:///{tmp_path / 'reattach.db'}", settings=settings)
+    async with uvicorn_of(reattach) as address:
+        url = f"ws://{address}"
+        async with joined(url, "s", "c1", user_agent_header="Agent/1"):
+            pass
+        headers = {"Reattach-Client": "c2", "Reattach-Device": "d2", "User-Agent": "Agent/2"}
+        async with (
+            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as http,
+            http.stream("GET", "/api/v0/session/s/events", headers=headers) as stream,
+        ):
+            await anext(stream.aiter_lines())
+            found: list[Any] = []
+
+            async def read() -> bool:
+                answer = await http.get("/api/v0/session/s/activity")
+                items = answer.json()["items"]
+                found[:] = [one["data"] for one in items if one["activity_type"] == "connected"]
+                return len(found) == 2
+
+            await until(read, within=10, what="both lines to be written")
+    wanted = [{"client_id": "c2"}, {"client_id": "c1"}]
+    if told:
+        for data, agent in zip(wanted, ("Agent/2", "Agent/1"), strict=True):
+            data |= {"ip": "127.0.0.1", "user_agent": agent}
+    assert found == wanted

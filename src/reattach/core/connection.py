@@ -10,6 +10,7 @@ connection that joins holds what comes meanwhile, so that its client need not wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -90,6 +91,7 @@ class Connection:
     """One line to one client. ``line`` is the shell's own, handed back in effects."""
 
     __slots__ = (
+        "came_from",
         "client_id",
         "device_id",
         "gap_told",
@@ -118,6 +120,8 @@ class Connection:
         self.pinged_at = now
         self.held: list[tuple[Frame, int]] = []
         """Frames that came before the welcome, with their sizes in bytes."""
+        self.came_from: Mapping[str, str] = {}
+        """Its address and user agent, where these are to be told of."""
         self.client_id = ""
         self.device_id = ""
         self.user: Any = None

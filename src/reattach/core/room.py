@@ -805,9 +805,8 @@ class Room:
         if left is not None and (back is None or back < left):
             self._update_record(reconnected_at=now)
         self._update_record(last_activity=max(now, self.session.record.last_activity))
-        self._note(
-            "connected", now, connection.user_id, hello.device.id, {"client_id": hello.client_id}
-        )
+        detail = {"client_id": hello.client_id, **connection.came_from}
+        self._note("connected", now, connection.user_id, hello.device.id, detail)
 
     def _tell_devices(self, now: int) -> None:
         if self.connections and self.devices.due(now):

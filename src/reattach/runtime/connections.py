@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -71,9 +71,13 @@ class Connections:
         """Say whether a line is still there."""
         return connection in self._hosts
 
-    def connect(self, line: Line) -> Connection:
-        """Take in a new line; its first frame has to be a hello."""
+    def connect(self, line: Line, came_from: Mapping[str, str] | None = None) -> Connection:
+        """Take in a new line; its first frame has to be a hello.
+
+        ``came_from`` is what the activity log is to tell of where it comes from.
+        """
         connection = Connection(line, self._clock.now())
+        connection.came_from = came_from or {}
         self._hosts[connection] = None
         connection.jitter_ms = _HANDSHAKE_MS * len(self._hosts)
         if self._registry.stopping:

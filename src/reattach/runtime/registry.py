@@ -39,6 +39,7 @@ from reattach.runtime.members import Members, member_hash, token_member
 from reattach.runtime.nodes import Nodes
 from reattach.runtime.reactions import Reaction, Reactions
 from reattach.runtime.tasks import Tasks
+from reattach.runtime.upkeep import Upkeep
 from reattach.store.base import (
     Activity,
     Append,
@@ -112,10 +113,12 @@ class Registry:
         authorize: Authorize | None = None,
         snapshots: Snapshots | None = None,
         reactions: Sequence[Reaction] = (),
+        activity_days: int = 0,
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are;
         ``authorize`` is the application's word on who may do what; ``snapshots`` holds states for
-        whoever opens a session next; ``reactions`` are called when something was committed.
+        whoever opens a session next; ``reactions`` are called when something was committed. Lines
+        of activity are kept for ``activity_days``, 0 for ever.
         """
         self.store = store
         self.limits = limits
@@ -147,6 +150,7 @@ class Registry:
         self._bus = bus
         self._snapshots = snapshots
         self._reactions = Reactions(store, clock, self.nodes.name, reactions)
+        self._upkeep = Upkeep(self, activity_days=activity_days)
         self._opening: dict[str, asyncio.Task[Host]] = {}
 
     async def start(self) -> None:
@@ -158,6 +162,7 @@ class Registry:
             await self._snapshots.open(self.identity)
         self._reactions.start()
         self.tasks.spawn(self._tick())
+        self.tasks.spawn(self._upkeep.run())
 
     async def stop(self, *, timeout_ms: int) -> None:
         """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""

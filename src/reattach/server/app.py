@@ -278,6 +278,7 @@ class Reattach:
             snapshots=None if url is None else snapshots_at(url),
             reactions=self._reactions,
             authorize=self.authorize,
+            activity_days=settings.activity_days,
         )
 
 

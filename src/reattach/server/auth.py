@@ -18,8 +18,9 @@ from starlette.requests import HTTPConnection
 from reattach.errors import Forbidden, NotAuthenticated
 from reattach.runtime.access import User
 from reattach.runtime.credentials import is_anonymous, is_token
+from reattach.settings import Settings
 
-__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "Holder", "bearer", "nobody"]
+__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "Holder", "bearer", "came_from", "nobody"]
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
 """Says who is there; the token that came, if any, is ``connection.state.token``."""
@@ -32,6 +33,7 @@ LOCAL_USER: Final = User("local")
 
 MAX_USER_ID: Final = 255
 """Bytes."""
+_MAX_AGENT: Final = 300
 _PORTS: Final = {"http": 80, "https": 443}
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -97,6 +99,14 @@ class Auth:
 def nobody(_: HTTPConnection) -> User:
     """Let in nobody but who has a token for one session: ``--anonymous`` alone."""
     raise NotAuthenticated("expected a token: begin a session without one, or open a link to one")
+
+
+def came_from(settings: Settings, connection: HTTPConnection) -> dict[str, str] | None:
+    """Return what the activity log is to tell of where a connection comes from."""
+    if not settings.activity_addresses:
+        return None
+    agent = connection.headers.get("user-agent", "")[:_MAX_AGENT]
+    return {"ip": "" if connection.client is None else connection.client.host, "user_agent": agent}
 
 
 def bearer(connection: HTTPConnection) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -97,7 +97,11 @@ class EventStream(Response):
     """One reader's stream, from when it was let in to its end."""
 
     def __init__(
-        self, registry: Registry, settings: Settings, patches: PlainPatches | None
+        self,
+        registry: Registry,
+        settings: Settings,
+        patches: PlainPatches | None,
+        came_from: Mapping[str, str] | None = None,
     ) -> None:
         """Make a line; one of `observe` and `join` lets it in."""
         self.status_code = 200
@@ -120,7 +124,7 @@ class EventStream(Response):
         self._closed: tuple[int, str] | None = None
         self._epoch: str | None = None
         """The stream's one epoch: when another begins, all connections are sent away."""
-        self._connection = registry.connections.connect(self)
+        self._connection = registry.connections.connect(self, came_from)
         # There is no hello to wait for.
         self._connection.phase = Phase.JOINING
 

@@ -34,6 +34,7 @@ from uvicorn.server import ServerState
 
 from reattach.core.connection import Close
 from reattach.errors import ReattachError, SessionNotFound
+from reattach.server.auth import came_from
 from reattach.server.problems import problem
 from reattach.server.ws import Shell, admit
 from reattach.settings import Settings
@@ -199,6 +200,7 @@ class UvicornProtocol(WSProtocol):  # type: ignore[misc]  # see the import
             partial(self._reattach.auth.identify, connection),
             pipe,
             max_waiting=self._reattach.settings.max_send_buffer_bytes,
+            came_from=came_from(self._reattach.settings, connection),
         )
 
     def _connection(self, request: WSUpgradeRequest, path: bytes, query: bytes) -> HTTPConnection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ from reattach.errors import BadRequest, ReattachError, SessionNotFound
 from reattach.runtime.access import User
 from reattach.runtime.connections import Identify
 from reattach.runtime.registry import Registry
+from reattach.server.auth import came_from
 from reattach.server.problems import problem
 from reattach.server.served import Served
 from reattach.wire import SUBPROTOCOL
@@ -82,6 +83,7 @@ class Shell:
         pipe: Pipe,
         *,
         max_waiting: int,
+        came_from: Mapping[str, str] | None = None,
     ) -> None:
         """Begin. ``max_waiting`` is how many bytes may wait for a slow reader (4429)."""
         self._registry = registry
@@ -95,7 +97,7 @@ class Shell:
         self._paused = False
         self._closing = False
         self._cut: asyncio.TimerHandle | None = None
-        self._connection = registry.connections.connect(self)
+        self._connection = registry.connections.connect(self, came_from)
 
     @property
     def closing(self) -> bool:
@@ -257,6 +259,7 @@ async def endpoint(reattach: Served, websocket: WebSocket) -> None:
         partial(reattach.auth.identify, websocket),
         pipe,
         max_waiting=reattach.settings.max_send_buffer_bytes,
+        came_from=came_from(reattach.settings, websocket),
     )
     await pipe.run(shell)
 

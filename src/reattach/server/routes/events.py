@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from reattach.errors import BadRequest, VersionGone
 from reattach.runtime.registry import Registry
+from reattach.server.auth import came_from
 from reattach.server.past import PlainPatches, document_at
 from reattach.server.routes.base import ID, Patches, Routes, SessionPath, user_of
 from reattach.server.routes.openapi import Add
@@ -71,7 +72,7 @@ class EventRoutes(Routes):
         plain = None
         if patches == "rfc6902":
             plain, after = await _plain_after(registry, session_id, after)
-        stream = EventStream(registry, self.settings, plain)
+        stream = EventStream(registry, self.settings, plain, came_from(self.settings, request))
         if client is None:
             await stream.observe(session_id, user_of(request), after)
         else:
