@@ -1,8 +1,15 @@
 /** What an application hands in and gets back: options, changes, lists, events. */
 
 import type { Json, JsonObject } from "./core/json.js";
+import type { Rejected } from "./core/outbox.js";
 import type { Status } from "./core/session.js";
-import type { Commit, Conflict as ConflictRecord, Operation } from "./core/wire.js";
+import type {
+  Commit,
+  Conflict as ConflictRecord,
+  HelloDevice,
+  Operation,
+  Change as SentChange,
+} from "./core/wire.js";
 import type { Environment } from "./env.js";
 import type { Store } from "./kv/store.js";
 
@@ -95,6 +102,30 @@ export interface RejectedChange {
   edit(ops: readonly Operation[]): Change;
   /** Forgets it. */
   discard(): void;
+}
+
+/** What a device had that the server did not: made by `session.export()`, plain JSON. */
+export interface Outbox {
+  readonly session_id: string;
+  readonly client_id: string;
+  /** The device that the changes were made on. */
+  readonly device: HelloDevice;
+  /** What the server had not decided, as the protocol has changes (section 3), oldest first. */
+  readonly changes: readonly SentChange[];
+  /** What it had refused. For reading: `import` does not send it again. */
+  readonly rejected: readonly Rejected[];
+}
+
+/** What became of an imported outbox. */
+export interface Imported {
+  /** The session's version with all of it. */
+  readonly version: number;
+  /** The numbers (`seq`) of the changes that the server refused, and why. */
+  readonly refused: readonly {
+    readonly seq: number;
+    readonly code: string;
+    readonly message: string;
+  }[];
 }
 
 /** A value of this device alone: kept with the session, never sent. */

@@ -3,14 +3,22 @@
  * feeds what comes, and decides nothing.
  */
 
-import type { Handoff, Token } from "./api.js";
+import type { Handoff, Imported, Token } from "./api.js";
 import type { HistoryItem, Input } from "./core/effects.js";
 import { text } from "./core/errors.js";
-import type { ChangesBody, ClientFrame } from "./core/wire.js";
+import type { ChangesBody, ClientFrame, Rejected } from "./core/wire.js";
 import { dialer } from "./dial.js";
 import type { Environment } from "./env.js";
 import { ask } from "./http.js";
 import type { Line, LineEvents } from "./socket.js";
+
+/** What a part of an outbox may weigh, but for its last change, in characters of JSON. */
+const PART = 256 * 1024;
+
+interface Answer {
+  readonly version: number;
+  readonly rejected: readonly Rejected[];
+}
 
 export class Connection {
   /** Who is signed in here, and how the server is told. */
@@ -80,6 +88,26 @@ export class Connection {
   /** Sends changes so that they arrive after the page is gone. Whether they do is not known. */
   breathe(body: ChangesBody): void {
     ask(this.#env, `${this.#address}/changes`, this.#bearer, body, true).catch(() => {});
+  }
+
+  /** Sends another client's outbox, in parts that the server reads. */
+  async outbox(body: ChangesBody): Promise<Imported> {
+    const bearer = await this.bearer();
+    let version = 0;
+    const refused: Rejected[] = [];
+    for (let first = 0; first === 0 || first < body.changes.length; ) {
+      let last = first;
+      for (let room = PART; room > 0 && last < body.changes.length; last++) {
+        room -= JSON.stringify(body.changes[last]).length;
+      }
+      const changes = body.changes.slice(first, last);
+      const url = `${this.#address}/changes`;
+      const answer = (await ask(this.#env, url, bearer, { ...body, changes })) as Answer;
+      version = answer.version;
+      refused.push(...answer.rejected);
+      first = Math.max(1, last);
+    }
+    return { version, refused };
   }
 
   /** Feeds what a client's changes became. */

@@ -4,7 +4,9 @@ import type {
   ConnectOptions,
   DeepReadonly,
   Handoff,
+  Imported,
   LocalValue,
+  Outbox,
   RejectedChange,
   SessionTarget,
   Token,
@@ -260,19 +262,50 @@ export class Session<
     return this.#disk.local(key);
   }
 
-  /** All that is on this device and not on the server, to be saved elsewhere. Plain JSON. */
-  export(): {
-    session_id: string;
-    client_id: string;
-    changes: readonly SentChange[];
-    rejected: readonly Rejected[];
-  } {
+  /**
+   * All that is on this device and not on the server, to be saved elsewhere. Plain JSON: another device
+   * can `import` it. Changes of a moment ago are in it without a number, and cannot be imported: await
+   * their `stored` first.
+   */
+  export(): Outbox {
     return {
       session_id: this.#options.session,
       client_id: this.#core.clientId,
+      device: this.#core.device,
       changes: this.#core.replica.pending.map(({ change }) => change),
       rejected: [...this.#core.rejected.values()],
     };
+  }
+
+  /**
+   * Sends what another device of this user exported, under the name and numbers that it has there. So
+   * it takes effect once, imported twice or sent by that device, too.
+   *
+   * Rejects with a `ReattachError`, and may be repeated: `bad_outbox` for what no `export` of this
+   * session has made, `forbidden` for an outbox of another user, `unreachable` where the server does
+   * not answer.
+   */
+  async import(outbox: Outbox): Promise<Imported> {
+    await this.ready;
+    const { session_id, client_id, device, changes } = outbox;
+    if (
+      session_id !== this.#options.session ||
+      !Array.isArray(changes) ||
+      !changes.every((change: Partial<SentChange> | null) => change?.seq)
+    ) {
+      throw new ReattachError(
+        "bad_outbox",
+        "expected what session.export() answered for this session, once its changes were stored",
+      );
+    }
+    // What was made before the server had the session is of the epoch that it has now.
+    const epoch = this.#core.replica.confirmed?.epoch ?? null;
+    if (epoch === null) {
+      throw new ReattachError("unreachable", "the server has not answered yet: try again");
+    }
+    const sent = changes.map((change: SentChange) => ({ ...change, epoch: change.epoch ?? epoch }));
+    const t = Math.floor(this.#env.now());
+    return this.#connection.outbox({ client_id, device, t, changes: sent });
   }
 
   /**

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Store } from "../src";
 import { type ConnectOptions, connect, memoryStore, type Session } from "../src";
 import { LiveServer, Wire } from "./support/live";
@@ -243,3 +243,71 @@ test("TX3, TX4: three devices type into one text, cut off and back: each charact
     );
   }
 }, 30_000);
+
+describe("an outbox that is exported", () => {
+  test("takes effect once: imported on another device, again, and sent by its own", async () => {
+    const store = { ...memoryStore(), durable: true };
+    const lost = join("exported", { store });
+    await lost.ready;
+    await until(() => lost.status.connection === "online");
+    await server.kill();
+    for (let i = 0; i < 3; i++) lost.inc("/n");
+    await lost.set("/by/x", 1).stored;
+    const file = JSON.stringify(lost.export());
+    await lost.close();
+    await server.start();
+    const other = join("exported");
+    expect(await other.import(JSON.parse(file))).toEqual({ version: 4, refused: [] });
+    expect(await other.import(JSON.parse(file))).toEqual({ version: 4, refused: [] });
+    await until(() => other.version === 4);
+    expect(other.state).toMatchObject({ n: 3, by: { x: 1 } });
+    const back = join("exported", { store });
+    await back.ready;
+    await until(() => back.status.saved && back.status.connection === "online");
+    expect(back.rejected).toEqual([]);
+    expect(await stored("exported")).toMatchObject({ version: 4, state: { n: 3 } });
+  }, 30_000);
+
+  test("before the server ever had the session: it is of the epoch that there is", async () => {
+    const offline = join("early", { url: "http://127.0.0.1:9" });
+    await offline.ready;
+    await offline.inc("/n").stored;
+    const file = offline.export();
+    expect(file.changes).toMatchObject([{ seq: 1, epoch: null }]);
+    const other = join("early");
+    expect(await other.import(file)).toEqual({ version: 1, refused: [] });
+    await until(() => other.state.n === 1);
+  });
+
+  test("says what the server refused, and goes on behind it, in as many parts as it takes", async () => {
+    const offline = join("parts", { url: "http://127.0.0.1:9" });
+    await offline.ready;
+    for (let i = 0; i < 9; i++) offline.set("/title", `${i}`.repeat(100_000));
+    offline.change([
+      { op: "test", path: "/n", value: 0 },
+      { op: "inc", path: "/n", by: 1 },
+    ]);
+    await until(() => offline.export().changes.every(({ seq }) => seq > 0));
+    const other = join("parts");
+    await other.ready;
+    await other.inc("/n").acknowledged;
+    const done = await other.import(offline.export());
+    await until(() => other.version === done.version);
+    expect(other.state.title).toBe("8".repeat(100_000));
+    expect(done.refused).toMatchObject([{ seq: 10, code: "test_failed" }]);
+  });
+
+  test("of another session, or of a moment ago, is not taken", async () => {
+    const session = join("mine");
+    await session.ready;
+    const file = session.export();
+    await expect(session.import({ ...file, session_id: "other" })).rejects.toMatchObject({
+      code: "bad_outbox",
+    });
+    session.wire.deaf = true;
+    session.inc("/n");
+    await expect(session.import(session.export())).rejects.toThrow(/stored/);
+    await expect(session.import({} as never)).rejects.toThrow(/export/);
+    expect(await session.import(file)).toMatchObject({ refused: [] });
+  });
+});
