@@ -556,7 +556,9 @@ export class SessionCore {
         return this.#onWelcome(frame);
       case "state_update":
       case "session_restored":
-        if (!this.#syncing && this.#onCommit(frame, this.#sent)) this.#decided();
+        if (!this.#syncing && this.#onCommit(frame, Math.max(this.#sent, this.#breathed))) {
+          this.#decided();
+        }
         return;
       case "rejected": {
         const { seq, code, message, path } = frame;

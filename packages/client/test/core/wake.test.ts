@@ -200,6 +200,19 @@ describe("a last breath", () => {
     expect(seqs(all)).toEqual([1, 2]);
   });
 
+  test("that is answered over the line, which had not sent it yet, is no stranger's", async () => {
+    const device = await new Device().join();
+    await device.stored(set("/a", 1));
+    await device.frame({ type: "error", code: "busy", message: "", retry_after_ms: 60_000 });
+    await device.stored(set("/a", 2));
+    expect(device.changes.map(({ seq }) => seq)).toEqual([1]);
+    device.core.lastBreath(all, device.now);
+    await device.acknowledge(1, [{ op: "add", path: "/a", value: 1 }], 1);
+    await device.acknowledge(2, [{ op: "replace", path: "/a", value: 2 }], 2);
+    expect(device.core.status).toMatchObject({ connection: "online", saved: true });
+    expect(device.asked).toBeNull();
+  });
+
   test("is the leading tab's", async () => {
     const device = await new Device().join();
     await device.stored(set("/a", 1));
