@@ -260,6 +260,7 @@ export class Ledger {
       this.#emit(error ? { type: "decided", ref, error } : { type: "decided", ref });
     }
     const known = new Map(replica.pending.map((pending) => [pending.ref, pending]));
+    const numbers = new Set(replica.pending.map(({ change }) => change.seq));
     let collided = false;
     const brought = this.#brought(found.changes.filter(({ ref }) => !known.has(ref)));
     for (const { ref, change, view, unsure } of found.changes) {
@@ -269,7 +270,8 @@ export class Ledger {
       if (!here) {
         // Numbers of a name that this client replaces: it gets another.
         const own = replacing ? { ...change, seq: 0 } : change;
-        collided ||= own.seq > 0 && replica.pending.some((one) => one.change.seq === own.seq);
+        collided ||= own.seq > 0 && numbers.has(own.seq);
+        numbers.add(own.seq);
         const stored = view ?? own.ops;
         const now = brought.get(ref) ?? stored;
         const pending: Pending = { ref, change: own, view: now, stored: !replacing, unsure };

@@ -100,12 +100,13 @@ export class Replica {
 
   /** Adds a change that another tab put before the changes of this one which have no number yet. */
   addBefore(pending: Pending): void {
-    const mine = this.pending.findIndex(({ change }) => change.seq === 0);
-    if (mine < 0) {
+    // Looked at from the end: a device that comes back has read thousands, all with numbers.
+    if (this.pending.at(-1)?.change.seq !== 0) {
       this.#push(pending, this.pending.length);
       if (this.#shown !== undefined) this.#shown = applyLoosely(this.#shown, pending.view);
       return;
     }
+    const mine = this.pending.findIndex(({ change }) => change.seq === 0);
     if (this.confirmed) {
       const before = over(this.confirmed.state, this.pending.slice(0, mine));
       const texts = done(before, pending.view, this.#texts);

@@ -3,8 +3,12 @@
  * (protocol, section 4, "Text").
  */
 
+/** Where there is none, code points and UTF-16 units are the same: most texts, and their long ones. */
+const HIGH = /[\ud800-\udbff]/;
+
 /** `n` code points, as a distance in UTF-16 units from the front; the length where there are fewer. */
 function units(text: string, n: number): number {
+  if (!HIGH.test(text)) return Math.min(n, text.length);
   let at = 0;
   for (let left = n; left > 0 && at < text.length; left--) {
     at += (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1;
@@ -14,6 +18,7 @@ function units(text: string, n: number): number {
 
 /** How many code points a text has. */
 export function points(text: string): number {
+  if (!HIGH.test(text)) return text.length;
   let n = 0;
   for (let at = 0; at < text.length; n++) at += (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1;
   return n;
