@@ -7,6 +7,7 @@ PORT     ?= 8000
 DATABASE ?= sqlite:///var/reattach.db
 SEEDS    ?= 200
 SOAK     ?= 600
+KILLS    ?= 300
 JOBS     ?= 2
 APP      ?= examples.gap_resolution.app:reattach
 
@@ -27,7 +28,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test simulate soak lint format types wheel pins lock clean
+.PHONY: help install run run-full test test-browsers simulate soak lint format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -49,13 +50,20 @@ test: install ## every test: vitest, then pytest with a real browser and real ki
 	$(NPM) test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+# A whole Chromium and Firefox are fetched into .cache where the machine has none.
+test-browsers: install ## what needs a whole Chromium, and Firefox: hidden, throttled, frozen, stopped pages
+	$(BIN)/python tools/browsers.py
+	REATTACH_TEST_BROWSERS=1 $(BIN)/python -m pytest tests/browser/test_life.py tests/browser/test_lines.py
+
 # One seed in ten is played by the built TypeScript client.
 simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed
 	$(BIN)/python -m reattach.testing.simulator --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) \
 	    --typescript "$(NODE) $(CLIENT)/sim/peer.mjs"
 
-soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL are killed and stopped in turn
+soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL are killed; KILLS (300) under a browser
 	REATTACH_SOAK_SECONDS=$(SOAK) $(BIN)/python -m pytest tests/faults/test_soak.py
+	REATTACH_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/browser/test_kills.py tests/browser/test_lines.py
+	REATTACH_TEST_NAP=60 $(BIN)/python -m pytest tests/browser/test_life.py -k stopped
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
