@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,16 @@ def chromium_path() -> str:
     if tool.returncode != 0:
         raise RuntimeError(tool.stderr)
     return tool.stdout.strip()
+
+
+# The server refuses the upgrade of a WebSocket that does not offer our subprotocol.
+REFUSED_WEBSOCKETS = """
+globalThis.WebSocket = class extends WebSocket {
+  constructor(url) {
+    super(url, ["another"]);
+  }
+};
+"""
 
 
 class Browser:
@@ -74,6 +85,8 @@ class Browser:
                 chromium_sandbox=False,
                 headless=True,
             )
+            if os.environ.get("REATTACH_TEST_TRANSPORT") == "sse":
+                await self._context.add_init_script(REFUSED_WEBSOCKETS)
             self._gone.clear()
             self._context.on("close", lambda _: self._gone.set())
             self._context.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}"))

@@ -22,6 +22,7 @@ class Front:
 
     While the server is down the page still comes, and whatever asks for the server is cut off.
     `cut` is a network that fails for a moment: `cuts` counts the lines to the server that it took.
+    With `refuses_upgrades` it lets no WebSocket through; `sockets` counts those that stand.
     """
 
     def __init__(self, pages: Path, server_port: int) -> None:
@@ -31,6 +32,8 @@ class Front:
         self.url = f"http://127.0.0.1:{self.port}"
         self._listener: asyncio.Server | None = None
         self.cuts = 0
+        self.refuses_upgrades = False
+        self.sockets = 0
         self._serving: set[asyncio.Task[None]] = set()
         self._lines: set[asyncio.StreamWriter] = set()
 
@@ -71,6 +74,9 @@ class Front:
                     )
                     writer.write(body)
                     await writer.drain()
+                elif self.refuses_upgrades and b"upgrade: websocket" in head.lower():
+                    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    await writer.drain()
                 else:
                     await self._pass_on(head, reader, writer)
         finally:
@@ -80,10 +86,12 @@ class Front:
         self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        upgrades = b"upgrade: websocket" in head.lower()
+        self.sockets += upgrades
         try:
-            if b"upgrade: websocket" in head.lower():
+            if upgrades or b"/events HTTP/1.1" in head:
                 self._lines.add(writer)
-            else:
+            if not upgrades:
                 # One request a connection: which of them are for the server is decided anew.
                 head = head.replace(b"Connection: keep-alive", b"Connection: close")
             up_writer.write(head)
@@ -99,6 +107,7 @@ class Front:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         finally:
+            self.sockets -= upgrades
             self._lines.discard(writer)
             up_writer.close()
 
