@@ -83,7 +83,11 @@ class Sessions:
 
     async def get(self, session_id: str) -> Snapshot:
         """Read a session as it is durably; raises `SessionNotFound`."""
-        host = await self._host(session_id)
+        registry: Registry = await self._running()
+        host = await registry.open(session_id)
+        await registry.nodes.keep_up(host)
+        if host.closed:
+            host = await registry.open(session_id)
         record, state = await host.at_rest(lambda room: (room.recorded, room.state()))
         return Snapshot(record, record.version, msgspec.json.decode(state))
 

@@ -128,6 +128,25 @@ async def test_a_client_that_moves_goes_on_with_its_numbers(
                 assert (found["version"], found["state"]) == (8, {"n": 8})
 
 
+async def test_a_request_finds_what_another_node_was_asked_before(nodes: Nodes) -> None:
+    # Rule T21
+    """Regression: for a second a node answered as before, and refused the newest ETag (412)."""
+    async with (
+        WireClient(nodes[0].ws_url, "asked", "a", create={"n": 0}),
+        WireClient(nodes[1].ws_url, "asked", "b"),
+        httpx.AsyncClient(trust_env=False, timeout=10) as http,
+    ):
+        patch = {"Content-Type": "application/merge-patch+json"}
+        tag = "*"
+        for version in range(1, 7):
+            one, other = (f"{node.url}/api/v0/session/asked" for node in nodes[:: (-1) ** version])
+            written = await http.patch(one, json={"n": version}, headers={**patch, "If-Match": tag})
+            assert (written.status_code, written.json()["version"]) == (200, version)
+            tag = written.headers["etag"]
+            found = await http.get(other)
+            assert (found.headers["etag"], found.json()["state"]) == (tag, {"n": version})
+
+
 async def test_a_session_whose_row_somebody_holds_waits_with_patience(
     nodes: Nodes, database: PostgresDatabase
 ) -> None:

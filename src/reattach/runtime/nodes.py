@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -11,7 +12,7 @@ import structlog
 
 from reattach.bus.base import Beat, Bus, Message, Missed, Note, Roster, Watched, Whisper
 from reattach.core.room import Room
-from reattach.errors import StoreError
+from reattach.errors import StoreError, Unavailable
 from reattach.runtime.clock import Clock
 from reattach.runtime.host import Host
 from reattach.runtime.loader import Loader
@@ -31,6 +32,8 @@ _ANNOUNCE_MS: Final = 10_000
 """How often it is told again who is connected to a session that other nodes have open, too."""
 _ANNOUNCE_ALONE_MS: Final = 60_000
 """How often where none is known to have: most sessions are open on one node."""
+_PATIENCE_S: Final = 0.25
+"""How long a request may wait to hear from the database what others did."""
 _ATTEMPTS: Final = 10
 """How often a session is compared again while others write to it faster than it is read."""
 
@@ -98,11 +101,22 @@ class Nodes:
             if self._heard_at and since >= (_ANNOUNCE_MS if shared else _ANNOUNCE_ALONE_MS):
                 host.announce(asks=not shared)
 
+    async def keep_up(self, host: Host) -> None:
+        """Do as `level`, for somebody who sees what is at hand where that takes its time.
+
+        So whoever was answered by another node finds here what they were told there.
+        """
+        with contextlib.suppress(TimeoutError, StoreError, OSError, Unavailable):
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.level(host)
+
     async def level(self, host: Host) -> None:
         """Have a session stand where the database has it, at least as it is now."""
         for _ in range(_ATTEMPTS):
             seen = host.stands
             found = await self._loader.version(host.session_id)
+            if found == host.stands:
+                return
             await host.at_rest(partial(_compared, host, seen, found))
             stands = await host.at_rest(lambda _: host.stands)
             if found is None or found[0] != stands[0] or found[1] <= stands[1]:

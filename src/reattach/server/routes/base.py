@@ -88,9 +88,18 @@ class Routes:
     async def open(
         self, request: Request, session_id: str, action: Action = Action.READ
     ) -> tuple[Registry, Host, str]:
-        """Return an open session and the caller's role; raises what keeps the caller from it."""
-        registry = await self.running()
-        host, role = await registry.members.admit(session_id, user_of(request), action)
+        """Return an open session and the caller's role; raises what keeps the caller from it.
+
+        It stands where the database had it when the request came, whichever node wrote to it.
+        """
+        registry, user = await self.running(), user_of(request)
+        was_open = session_id in registry.hosts
+        host, role = await registry.members.admit(session_id, user, action)
+        if was_open:
+            access_version = host.stands[2]
+            await registry.nodes.keep_up(host)
+            if host.closed or host.stands[2] != access_version:
+                host, role = await registry.members.admit(session_id, user, action)
         return registry, host, role
 
 
