@@ -28,7 +28,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test test-browsers simulate soak lint format types wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak lint format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -54,6 +54,12 @@ test: install ## every test: vitest, then pytest with a real browser and real ki
 test-browsers: install ## what needs a whole Chromium, and Firefox: hidden, throttled, frozen, stopped pages
 	$(BIN)/python tools/browsers.py
 	REATTACH_TEST_BROWSERS=1 $(BIN)/python -m pytest tests/browser/test_life.py tests/browser/test_lines.py
+
+# Where a test calls something the server it is two nodes then, and who comes to it comes to either.
+test-full: install ## the tests of servers, clients and pages on PostgreSQL and Valkey, with two nodes
+	$(NODE) tools/chromium.mjs
+	REATTACH_TEST_STORE=full $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	    tests/server tests/client tests/examples tests/faults tests/browser
 
 # One seed in ten is played by the built TypeScript client.
 simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed

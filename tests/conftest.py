@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,25 @@ from reattach.server import app
 from reattach.store.base import Store
 from reattach.store.postgres import PostgresStore
 from reattach.store.sqlite import SQLiteStore
-from tests.support.database import ON_POSTGRES, Database, PostgresDatabase, SQLiteDatabase
+from tests.support import full
+from tests.support.database import (
+    ON_POSTGRES,
+    ON_TWO_NODES,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+)
+from tests.support.pair import ServerPair
 from tests.support.postgres import Postgres
 from tests.support.server import ServerProcess
+from tests.support.valkey import ValkeyServer
 
 # A slow machine is no counterexample; a printed blob repeats a failure.
 hypothesis.settings.register_profile("reattach", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("reattach")
 
 Serve = Callable[..., Awaitable[ServerProcess]]
+NewServer = Callable[..., ServerProcess]
 BehindFile = Callable[[Path], Database]
 
 # What a failed test wants to tell: a title and a text.
@@ -49,6 +60,16 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_configure() -> None:
+    if ON_TWO_NODES:
+        full.seed()  # before there are processes that share the tests
+
+
+def pytest_report_header() -> str | None:
+    """Tells how to repeat a run with two nodes."""
+    return f"two nodes: {full.SEED}={full.seed()}" if ON_TWO_NODES else None
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres() -> AsyncIterator[Postgres]:
     """The PostgreSQL of all tests that do not kill it; each makes databases of its own there."""
@@ -71,6 +92,22 @@ else:
         return None
 
 
+if ON_TWO_NODES:
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str | None]:
+        """Where the Valkey of this run's servers is."""
+        async with ValkeyServer(tmp_path_factory.mktemp("valkey")) as valkey:
+            yield valkey.url
+
+else:
+
+    @pytest.fixture(scope="session")
+    def redis() -> str | None:
+        """Nowhere: each server is alone."""
+        return None
+
+
 class _OnPostgres(PostgresStore):
     """The store that stands for a file of SQLite."""
 
@@ -84,8 +121,13 @@ class _OnPostgres(PostgresStore):
 
 
 @pytest.fixture(autouse=ON_POSTGRES)
-def in_process(files: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Has servers in this process on PostgreSQL, too."""
+def in_process(
+    files: Postgres,
+    redis: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[None]:
+    """Has servers in this process on PostgreSQL, too, and as two nodes where others are."""
     store_at = app.store_at
 
     def elsewhere(url: str, **options: Any) -> Store:
@@ -95,6 +137,9 @@ def in_process(files: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         return store
 
     monkeypatch.setattr(app, "store_at", elsewhere)
+    if redis is not None and request.node.get_closest_marker("one_node") is None:
+        monkeypatch.setenv("REATTACH_REDIS", redis)
+        full.share(monkeypatch, full.chance_of(request.node.nodeid))
     yield
     files.forget()
 
@@ -107,21 +152,60 @@ def behind_file(files: Postgres | None) -> BehindFile:
     )
 
 
+@pytest.fixture(scope="module")
+def moving() -> float | None:
+    """Seconds after which, on average, a WebSocket to one of two nodes is moved; None: it stays."""
+    return None
+
+
+def _new_server(path: Path, name: str, redis: str | None, options: dict[str, Any]) -> ServerProcess:
+    if redis is None:
+        return ServerProcess(path, **options)
+    environment = {"REATTACH_REDIS": redis, **(options.pop("environment", None) or {})}
+    chance = full.chance_of(f"{name} {path.name}")
+    return ServerPair(path, chance=chance, environment=environment, **options)
+
+
+@pytest.fixture(scope="module")
+def new_server(files: Postgres | None, redis: str | None, moving: float | None) -> NewServer:
+    """Makes servers for several tests: `new_server(tmp_path / "reattach.db", …)`.
+
+    They are not started yet. Options are those of ServerProcess.
+    """
+
+    def new(path: Path, **options: Any) -> ServerProcess:
+        if files is not None:
+            options["database_url"] = asyncio.run(files.own_database())
+        if redis is not None:
+            options["moving"] = moving
+        return _new_server(path, path.parent.name, redis, options)
+
+    return new
+
+
 @pytest.fixture
 async def serve(
-    tmp_path: Path, witnesses: Witnesses, files: Postgres | None
+    tmp_path: Path,
+    witnesses: Witnesses,
+    files: Postgres | None,
+    redis: str | None,
+    moving: float | None,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Serve]:
     """Starts servers: `server = await serve()`. Options are those of ServerProcess.
 
     The database is a file of this test unless one is given. All are killed in the end.
     """
     servers: list[ServerProcess] = []
+    url = redis if request.node.get_closest_marker("one_node") is None else None
 
     async def start(database: Path | None = None, **options: Any) -> ServerProcess:
         path = database or tmp_path / f"reattach-{len(servers)}.db"
         if files is not None and "database_url" not in options:
             options["database_url"] = await files.database_for(path)
-        server = ServerProcess(path, **options)
+        if url is not None:
+            options["moving"] = moving
+        server = _new_server(path, request.node.nodeid, url, options)
         servers.append(server)
         witnesses.append((f"server log {server.url}", server.log_tail))
         await server.start()

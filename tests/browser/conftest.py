@@ -15,6 +15,12 @@ NewBrowser = Callable[..., Browser]
 """Takes further flags of Chromium's."""
 
 
+@pytest.fixture(scope="module")
+def moving() -> float | None:
+    """With two nodes pages are moved from one to the other now and then."""
+    return 4.0
+
+
 @pytest.fixture
 async def playwright() -> AsyncIterator[Playwright]:
     async with async_playwright() as instance:

@@ -229,8 +229,9 @@ async def test_a_document_is_its_owners_and_those_of_the_link(
 def connections(server: ServerProcess) -> int:
     """How many TCP connections the server has: WebSockets, and what HTTP keeps for 5 s."""
     return sum(
-        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == server.port
-        for one in psutil.Process(server.pid).net_connections(kind="tcp")
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == node.port
+        for node in server.nodes
+        for one in psutil.Process(node.pid).net_connections(kind="tcp")
     )
 
 

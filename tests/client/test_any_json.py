@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from reattach.client import Session, connect
 from reattach.core.values import equal
 from reattach.errors import ChangeRefused
+from tests.conftest import NewServer
 from tests.support.paths import ROOT
 from tests.support.server import ServerProcess
 from tests.support.wire_client import WireClient
@@ -50,8 +51,10 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, runner: asyncio.Runner) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path / "any.db", app=None)
+def server(
+    new_server: NewServer, tmp_path: Path, runner: asyncio.Runner
+) -> Iterator[ServerProcess]:
+    server = new_server(tmp_path / "any.db", app=None)
     runner.run(server.start())
     yield server
     runner.run(server.kill())

@@ -29,7 +29,7 @@ from reattach.errors import (
     StoreError,
 )
 from tests.client.proxy import Proxy
-from tests.conftest import Serve
+from tests.conftest import NewServer, Serve
 from tests.server.hosts import PREFIX, host_of, uvicorn_of
 from tests.support.paths import ROOT
 from tests.support.server import ServerProcess
@@ -43,9 +43,11 @@ async def online(session: Session, within: float = 20) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    new_server: NewServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """One that nobody kills, for tests whose sessions have a `name` of their own."""
-    server = ServerProcess(tmp_path_factory.mktemp("live") / "reattach.db", app=None)
+    server = new_server(tmp_path_factory.mktemp("live") / "reattach.db", app=None)
     asyncio.run(server.start())
     yield server
     asyncio.run(server.kill())

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import Serve
+from tests.support.database import ON_POSTGRES
 from tests.support.server import ServerProcess
 from tests.support.wire_client import WireClient
 
@@ -147,6 +148,7 @@ async def shim(serve: Serve, folder: Path) -> AsyncIterator[tuple[ServerProcess,
     yield server, lambda: parse_shim(log.read_text())
 
 
+@pytest.mark.skipif(ON_POSTGRES, reason="there the server itself syncs no file: PostgreSQL does")
 @pytest.mark.parametrize("tracer", [strace, shim], ids=["strace", "shim"])
 async def test_an_fsync_lies_between_each_change_and_its_acknowledgement(
     serve: Serve,

@@ -18,9 +18,10 @@ from reattach.errors import SessionNotFound, StoreError
 from reattach.runtime.clock import SystemClock
 from reattach.runtime.credentials import HANDOFF_LASTS_MS
 from reattach.settings import Settings
-from tests.conftest import Serve
+from tests.conftest import NewServer, Serve
 from tests.server.hosts import uvicorn_of
 from tests.server.peer import opened
+from tests.support.database import ON_POSTGRES
 from tests.support.server import ServerProcess
 
 SESSIONS = "/api/v0/session"
@@ -203,6 +204,7 @@ async def test_without_the_setting_nobody_begins_without_signing_in(tmp_path: Pa
         assert (await api.ask("POST", "", "ann", {})).status_code == 201
 
 
+@pytest.mark.skipif(ON_POSTGRES, reason="it is a file that is looked through")
 async def test_the_database_knows_no_secret(api: Api) -> None:
     # Rule A31
     begun = await api.begin()
@@ -211,8 +213,7 @@ async def test_the_database_knows_no_secret(api: Api) -> None:
     stored = b"".join(one.read_bytes() for one in api.database.parent.glob("reattach.db*"))
     assert begun["user_id"].encode() in stored
     for secret in (begun["token"], begun["claim_secret"], link, redeemed["token"]):
-        bits = secret.partition(".")[0].rpartition("_")[2] if "-" not in secret else secret[15:40]
-        assert bits.encode() not in stored
+        assert secret[15:40].encode() not in stored
 
 
 # Claiming
@@ -447,8 +448,10 @@ async def test_who_had_a_token_is_told_that_the_session_was_erased(api: Api) -> 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(
+def server(
+    new_server: NewServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    server = new_server(
         tmp_path_factory.mktemp("anonymous") / "reattach.db",
         app=None,
         arguments=["--anonymous", "--host", EVERYWHERE],

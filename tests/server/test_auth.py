@@ -17,7 +17,7 @@ from reattach import NotAuthenticated, Reattach
 from reattach.client import connect
 from reattach.errors import BadSetting
 from reattach.settings import Settings
-from tests.conftest import Serve
+from tests.conftest import NewServer, Serve
 from tests.server.hosts import PREFIX, host_of, uvicorn_of
 from tests.server.peer import opened
 from tests.server.test_serve import refusal
@@ -48,9 +48,11 @@ REASON = "expected a valid bearer token: get a fresh one"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    new_server: NewServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """One with an RSA key, that logs all it has to say. Its log knows no token in the end."""
-    server = ServerProcess(
+    server = new_server(
         tmp_path_factory.mktemp("jwt") / "reattach.db",
         app=None,
         arguments=["--auth", "jwt", "--log-level", "debug"],

@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 from reattach import Reattach
 from reattach.errors import BadSetting
 from reattach.settings import Settings
+from tests.conftest import NewServer
 from tests.server.hosts import PREFIX, host_of, uvicorn_of
 from tests.server.peer import opened
 from tests.server.test_serve import refusal
@@ -54,9 +55,11 @@ FOREIGN = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    new_server: NewServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """One that two origins may use, one by option and one by setting; with tokens."""
-    server = ServerProcess(
+    server = new_server(
         tmp_path_factory.mktemp("origin") / "reattach.db",
         app=None,
         arguments=["--auth", "jwt", "--allow-origin", "HTTPS://App.Example.org:443"],

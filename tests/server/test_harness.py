@@ -23,16 +23,17 @@ async def status(server: ServerProcess) -> int:
 async def test_a_killed_server_is_gone_and_returns_at_the_same_address(serve: Serve) -> None:
     server = await serve()
     assert await status(server) == 200
-    pid, url = server.pid, server.url
+    pids, url = {node.pid for node in server.nodes}, server.url
 
     await server.kill()
     assert not server.alive
-    assert not psutil.pid_exists(pid)
+    assert not any(map(psutil.pid_exists, pids))
     with pytest.raises(httpx.ConnectError):
         await status(server)
 
     await server.restart()
-    assert (server.url, server.pid != pid) == (url, True)
+    assert server.url == url
+    assert pids.isdisjoint(node.pid for node in server.nodes)
     assert await status(server) == 200
 
 

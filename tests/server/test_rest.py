@@ -22,6 +22,7 @@ from reattach.settings import Settings
 from reattach.store.base import CommitRecord
 from reattach.wire import HelloDevice
 from tests.conftest import BehindFile
+from tests.support.database import locked
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -869,6 +870,7 @@ async def test_every_error_is_a_problem(api: httpx.AsyncClient) -> None:
     assert answer.headers["allow"] == "GET, PATCH, DELETE"
 
 
+@pytest.mark.one_node("one store is broken here")
 async def test_what_nobody_expected_is_told_to_the_log_alone(
     api: httpx.AsyncClient,
     reattach: Reattach,
@@ -888,6 +890,7 @@ async def test_what_nobody_expected_is_told_to_the_log_alone(
     assert (await api.get("/healthz")).status_code == 200
 
 
+@pytest.mark.one_node("one store is broken here")
 async def test_a_database_that_is_away_is_told_with_when_to_come_back(
     api: httpx.AsyncClient, reattach: Reattach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -906,6 +909,7 @@ async def test_a_database_that_is_away_is_told_with_when_to_come_back(
     assert (await api.get("/healthz")).status_code == 200
 
 
+@pytest.mark.one_node("one store is broken here")
 async def test_one_check_serves_all_who_ask_at_the_time(
     api: httpx.AsyncClient, reattach: Reattach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -933,7 +937,7 @@ async def test_nothing_is_shown_before_it_is_durable(
     # Rules W5 and T21
     await create(api, {"a": 0})
     path = Path(reattach.settings.database.removeprefix("sqlite:///"))
-    with behind_file(path).write_lock():
+    async with locked(behind_file(path)):
         patching = asyncio.create_task(merge(api, {"a": 1}))
         for _ in range(3):
             shown = (await api.get(session_url())).json()

@@ -11,6 +11,7 @@ import pytest
 
 from reattach.client import connect
 from reattach.errors import NotAuthenticated, StoreError
+from tests.conftest import NewServer
 from tests.server.peer import opened
 from tests.server.tokens import SECRET
 from tests.support.server import ServerProcess
@@ -19,8 +20,10 @@ ANN, BOB = (jwt.encode({"sub": name}, SECRET, "HS256") for name in ("ann", "bob"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(
+def server(
+    new_server: NewServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    server = new_server(
         tmp_path_factory.mktemp("users") / "reattach.db",
         app=None,
         arguments=["--auth", "jwt"],

@@ -20,6 +20,7 @@ from reattach import Reattach, Settings
 from tests.conftest import BehindFile, Serve
 from tests.server.hosts import PREFIX, host_of, uvicorn_of
 from tests.server.peer import SUBPROTOCOL, Peer, joined, now, opened
+from tests.support.database import locked
 
 Start = Callable[..., Awaitable[str]]
 
@@ -375,7 +376,7 @@ async def test_beyond_the_in_flight_limit_the_server_stops_reading(
     url = await start(max_in_flight_changes=4)
     async with joined(url, client_id="c1") as one, joined(url, client_id="c2") as two:
         # Nothing can be decided durably meanwhile.
-        with behind_file(tmp_path / DATABASE).write_lock():
+        async with locked(behind_file(tmp_path / DATABASE)):
             for n in range(50):
                 await one.change(put("/n", n))
             await one.send(type="heartbeat", t="last")

@@ -1,7 +1,8 @@
 """The database behind a server's back, whichever of the two it is.
 
 Tests name a database by the path of a file. With `REATTACH_TEST_STORE=postgres` each path stands
-for a database of the tests' PostgreSQL, and the same tests hold the server on that.
+for a database of the tests' PostgreSQL, and the same tests hold the server on that. With
+`REATTACH_TEST_STORE=full` it is the server of tests/support/full.py: two nodes, with a Valkey.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,14 @@ import asyncpg
 from reattach.store.tables import metadata
 from tests.support.server import ServerProcess
 
-ON_POSTGRES = os.environ.get("REATTACH_TEST_STORE") == "postgres"
+_STORE = os.environ.get("REATTACH_TEST_STORE", "sqlite")
+if _STORE not in {"sqlite", "postgres", "full"}:
+    raise RuntimeError(
+        f"expected REATTACH_TEST_STORE to be sqlite, postgres or full, got {_STORE!r}"
+    )
+
+ON_POSTGRES = _STORE != "sqlite"
+ON_TWO_NODES = _STORE == "full"
 
 
 class Database(Protocol):
@@ -46,6 +54,22 @@ def behind(server: ServerProcess) -> Database:
     if server.database_url is not None:
         return PostgresDatabase(server.database_url)
     return SQLiteDatabase(server.database)
+
+
+@asynccontextmanager
+async def locked(database: Database) -> AsyncIterator[None]:
+    """A `write_lock` for tests with a server in their own process, which may have to end a
+    transaction first.
+    """
+    with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(thread, stack.enter_context, database.write_lock())
+        # SQLite wants its connection to stay with its thread.
+        release = stack.pop_all()
+        try:
+            yield
+        finally:
+            await loop.run_in_executor(thread, release.close)
 
 
 class SQLiteDatabase:

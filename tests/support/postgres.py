@@ -61,7 +61,7 @@ class Postgres:
         self._made = 0
         self._migrated: set[str] = set()
         self._names: dict[Path, str] = {}
-        self._ready: set[Path] = set()
+        self._ready: dict[Path, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -151,12 +151,19 @@ class Postgres:
         await self.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
         return self.url(name)
 
+    async def own_database(self) -> str:
+        """Makes a database that nobody else is given, with our tables; returns its URL."""
+        url = await self.empty_database()
+        await migrate(url)
+        return url
+
     async def database_for(self, path: Path) -> str:
         """The database that stands for a file of SQLite, with our tables; returns its URL."""
         url = self.url_for(path)
         if path not in self._ready:
-            self._ready.add(path)
-            await self._prepare(url.rsplit("/", 1)[1])
+            work = self._prepare(url.rsplit("/", 1)[1])
+            self._ready[path] = asyncio.ensure_future(work)
+        await self._ready[path]
         return url
 
     def url_for(self, path: Path) -> str:

@@ -93,6 +93,11 @@ class ServerProcess:
         return self._running().pid
 
     @property
+    def nodes(self) -> Sequence[ServerProcess]:
+        """The servers that it consists of: itself, unless it is a `ServerPair`."""
+        return [self]
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs (a stopped one does, too)."""
         return self._process is not None and self._process.poll() is None
