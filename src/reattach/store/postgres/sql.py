@@ -564,7 +564,8 @@ SELECT session.session_id, user_id, epoch, epoch_version, session.version, acces
         ORDER BY version, conflict_id
     ),
     ARRAY(
-        SELECT ROW(device_id, user_id, name, info, is_primary, created_at, last_activity)
+        SELECT ROW(device_id, user_id, name, info, is_primary, created_at, last_activity,
+            given_name, revoked_at, version)
         FROM session_devices WHERE session_id = weighed.session_id ORDER BY created_at, device_id
     ),
     ARRAY(SELECT ROW(user_id, role) FROM members WHERE session_id = weighed.session_id),
