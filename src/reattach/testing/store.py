@@ -712,10 +712,18 @@ class StoreSuite:
         await store.append(
             [change("s2", 0, count=3, conflicts=[conflict("f1", 3)]), change("s3", 0)]
         )
+        await store.append(
+            [
+                access("s1", 0, 0, members=[member("bob")]),
+                change("s5", 0, devices=[device("d1", name="\x00"), device("d2")], count=0),
+            ]
+        )
         asked = ["s3", "none", "s1", "s2", "s5"]
         found = await store.load_many(asked, 1 << 20)
         assert found == {name: await store.load(name) for name in asked}
         assert found["none"] is None
+        assert found["s5"] is not None
+        assert len(found["s5"].devices) == 2
         assert found["s2"] is not None
         assert len(found["s2"].tail) == 3
         assert await store.load_many([], 1) == {}
