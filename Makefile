@@ -78,6 +78,7 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/python tools/wire_types.py --check
 	$(NPM) run lint
 	$(NPM) run check
+	$(NPM) run packages
 
 format: install ## puts the sources in order
 	$(BIN)/ruff check --fix .
