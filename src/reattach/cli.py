@@ -27,6 +27,8 @@ from rich.console import Console
 
 from reattach import logs
 from reattach.errors import BadSetting, ReattachError
+from reattach.runtime.clock import SystemClock
+from reattach.runtime.compaction import Compacted, Compactor
 from reattach.server.app import Reattach, store_at
 from reattach.server.uvicorn_ws import UvicornProtocol
 from reattach.server.workers import Workers
@@ -245,6 +247,41 @@ async def _migrate(url: str) -> None:
         await store.close()
     else:
         await migrations.migrate(url)
+
+
+@main.command()
+def compact(
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="The database, as serve has it.  [default: sqlite:///reattach.db]",
+            show_default=False,
+        ),
+    ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(help="The Reattach object whose database it is, as package.module:attribute."),
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+) -> None:
+    """Take away history that is older than is kept; a server does so by itself, once an hour.
+
+    The file of a server that runs is that server's: it is to be stopped first.
+    """
+    with _in_one_line():
+        done = asyncio.run(_compact(_load(app, database, None).settings, session))
+        _out.print(f"{done.commits} commits and {done.checkpoints} automatic checkpoints are gone.")
+
+
+async def _compact(settings: Settings, session: str | None) -> Compacted:
+    store = store_at(settings.database)
+    await store.open()
+    try:
+        limits = settings.limits(one_user=True)
+        compactor = Compactor(store, SystemClock(), limits, "", history_days=settings.history_days)
+        return await (compactor.sweep() if session is None else compactor.compact(session))
+    finally:
+        await store.close()
 
 
 @main.command()

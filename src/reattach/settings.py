@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     shutdown_timeout_ms: int = 4_000
     """How long a stopping server waits for the batch in flight and for its connections."""
 
+    history_days: Annotated[int, Field(ge=0)] = 30
+    """How long every version of a session can be had. Of older ones those with a checkpoint can."""
+
     max_frame_bytes: int = _DEFAULT.max_frame_bytes
     max_change_bytes: int = _DEFAULT.max_change_bytes
     max_change_operations: int = _DEFAULT.max_change_operations

@@ -24,6 +24,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    Compaction,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -281,6 +282,20 @@ class FaultyStore:
             "advance_reaction",
             lambda: self.inner.advance_reaction(session_id, name, owner, version, lease_ms),
         )
+
+    async def compact(self, compaction: Compaction) -> bool:
+        return await self._call("compact", lambda: self.inner.compact(compaction))
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        return await self._call("saved_versions", lambda: self.inner.saved_versions(session_id))
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        return await self._call(
+            "grown_sessions", lambda: self.inner.grown_sessions(before, after, limit)
+        )
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        return await self._call("lease", lambda: self.inner.lease(name, owner, lease_ms))
 
     async def trim_activity(self, before: int, limit: int) -> int:
         return await self._call("trim_activity", lambda: self.inner.trim_activity(before, limit))

@@ -32,6 +32,7 @@ from reattach.errors import (
 from reattach.runtime.access import Authorize, User
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
+from reattach.runtime.compaction import Compactor
 from reattach.runtime.connections import Connections
 from reattach.runtime.host import Host
 from reattach.runtime.loader import Loader
@@ -114,11 +115,13 @@ class Registry:
         snapshots: Snapshots | None = None,
         reactions: Sequence[Reaction] = (),
         activity_days: int = 0,
+        history_days: int | None = None,
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are;
         ``authorize`` is the application's word on who may do what; ``snapshots`` holds states for
         whoever opens a session next; ``reactions`` are called when something was committed. Lines
-        of activity are kept for ``activity_days``, 0 for ever.
+        of activity are kept for ``activity_days``, 0 for ever. History is compacted to
+        ``history_days``, with None not at all.
         """
         self.store = store
         self.limits = limits
@@ -152,6 +155,11 @@ class Registry:
         self._reactions = Reactions(store, clock, self.nodes.name, reactions)
         self._upkeep = Upkeep(self, activity_days=activity_days)
         self._opening: dict[str, asyncio.Task[Host]] = {}
+        self._compactor: Compactor | None = None
+        if history_days is not None:
+            self._compactor = Compactor(
+                store, clock, limits, self.nodes.name, history_days=history_days
+            )
 
     async def start(self) -> None:
         """Open the database and begin."""
@@ -163,6 +171,8 @@ class Registry:
         self._reactions.start()
         self.tasks.spawn(self._tick())
         self.tasks.spawn(self._upkeep.run())
+        if self._compactor is not None:
+            self.tasks.spawn(self._compactor.run())
 
     async def stop(self, *, timeout_ms: int) -> None:
         """Say 1012 to everybody, let the batch in flight and what waits become durable, end."""

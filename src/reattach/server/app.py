@@ -279,6 +279,7 @@ class Reattach:
             reactions=self._reactions,
             authorize=self.authorize,
             activity_days=settings.activity_days,
+            history_days=settings.history_days,
         )
 
 

@@ -16,6 +16,9 @@ The law that every store keeps, and that `reattach.testing` checks:
    the same part, so that every node finds out and nothing is written by what is no longer true.
 7. A reaction has a cursor in a session from the first part on that names it. It is due while the
    newest of these parts came to a version above the cursor, and one owner at a time holds it.
+8. A compaction takes effect whole or not at all, and on the epoch that it names alone. It takes
+   nothing from what `load` reads, nor from what `load_at` reads of its floor, of all versions
+   above that and of those it keeps.
 
 Every row is keyed by the session's id first, so that a database can be split by session.
 """
@@ -36,6 +39,7 @@ __all__ = [
     "ClientAdvance",
     "ClientRecord",
     "CommitRecord",
+    "Compaction",
     "ConflictRecord",
     "CredentialRecord",
     "Decision",
@@ -289,6 +293,20 @@ class Append(msgspec.Struct, kw_only=True):
     erase: Tombstone | None = None
 
 
+class Compaction(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to go of a session's history: its log up to ``floor``, the saved states below that
+    but those of ``kept`` versions, and marks. What is still to be read is saved with it.
+    """
+
+    session_id: str
+    epoch: str
+    floor: int = 0
+    """A version whose state is saved, with this or before. 0: the log stays."""
+    states: Sequence[SavedState] = ()
+    kept: Sequence[int] = ()
+    checkpoints_removed: Sequence[str] = ()
+
+
 class Outcome(Enum):
     """What became of a session's part of a batch."""
 
@@ -479,6 +497,20 @@ class Store(Protocol):
 
         0 lets go of it. False where it is not, or no longer, held by this owner: nothing is done.
         """
+
+    async def compact(self, compaction: Compaction) -> bool:
+        """Carry out a compaction; False where there is no such session of that epoch."""
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        """Read the versions whose states are saved, in order."""
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        """Read the ids, in order and above ``after``, of sessions with commits that were created
+        before a time.
+        """
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold something that one owner at a time may, for so long; False where another does."""
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many.

@@ -20,6 +20,7 @@ from reattach.store.base import (
     Claim,
     ClientRecord,
     CommitRecord,
+    Compaction,
     ConflictRecord,
     CredentialRecord,
     Decision,
@@ -107,6 +108,7 @@ class MemoryStore:
         self._sessions: dict[str, _Session] = {}
         self._erased: dict[str, Tombstone] = {}
         self._keys: dict[_Key, tuple[str, IdempotencyRecord]] = {}
+        self._leases: dict[str, tuple[str, int]] = {}
 
     def copy(self) -> MemoryStore:
         """Return another store with the same content, as a backup that was put back would have."""
@@ -561,6 +563,48 @@ class MemoryStore:
             owner=owner if lease_ms else None,
             leased_until=self._now() + lease_ms if lease_ms else 0,
         )
+        return True
+
+    async def compact(self, compaction: Compaction) -> bool:
+        """Carry out a compaction."""
+        await self.check()
+        session = self._sessions.get(compaction.session_id)
+        if session is None or session.row.epoch != compaction.epoch:
+            return False
+        floor = compaction.floor
+        for state in compaction.states:
+            session.states.setdefault(state.version, state)
+        session.commits = {at: one for at, one in session.commits.items() if at > floor}
+        session.states = {
+            at: one for at, one in session.states.items() if at >= floor or at in compaction.kept
+        }
+        for name in compaction.checkpoints_removed:
+            session.checkpoints.pop(name, None)
+        return True
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        """Read the versions whose states are saved, in order."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return sorted(session.states) if session is not None else []
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        """Read the ids of sessions with commits that were created before a time."""
+        await self.check()
+        return sorted(
+            name
+            for name, session in self._sessions.items()
+            if name > after and session.row.version > 0 and session.row.created_at < before
+        )[:limit]
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold something that one owner at a time may, for so long."""
+        await self.check()
+        holder, until = self._leases.get(name, (owner, 0))
+        now = self._now()
+        if holder != owner and until > now:
+            return False
+        self._leases[name] = owner, now + lease_ms
         return True
 
     async def trim_activity(self, before: int, limit: int) -> int:

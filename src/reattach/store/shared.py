@@ -27,6 +27,7 @@ __all__ = [
     "check_batch",
     "entry_after",
     "entry_mark",
+    "lease_value",
     "place_after",
     "place_mark",
     "to_checkpoint",
@@ -183,6 +184,11 @@ def to_conflict(row: Sequence[Any]) -> ConflictRecord:
     return ConflictRecord(
         conflict_id=row[0], path=row[1].decode(), status=row[2], version=row[3], body=row[4]
     )
+
+
+def lease_value(owner: str, until: int) -> str:
+    """Write who holds something until when, ms since 1970, in the order of time."""
+    return f"{until:015d}.{owner}"
 
 
 def to_checkpoint(row: Sequence[Any]) -> CheckpointRecord:

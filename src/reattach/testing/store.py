@@ -31,6 +31,7 @@ from reattach.store.base import (
     ClientAdvance,
     ClientRecord,
     CommitRecord,
+    Compaction,
     ConflictRecord,
     CredentialRecord,
     Decision,
@@ -1092,6 +1093,60 @@ class StoreSuite:
         assert await store.checkpoint("s1", "m4") is None
         assert await store.checkpoint("s2", "m1") is None
         assert await store.checkpoint("s1", None) == given[2]
+
+    async def test_compact(self, store: Store) -> None:
+        """Law 8: what is at the floor, above it or kept can be read, and nothing else."""
+        await store.append([creation("s1"), creation("s2")])
+        marks = [checkpoint("m1", 2), checkpoint("m2", 3)]
+        await store.append(
+            [
+                change("s1", 0, count=6, checkpoints=marks),
+                change("s2", 0, count=3, checkpoints=marks),
+            ]
+        )
+        other = await everything(store, "s2")
+        states = [SavedState(version=n, state=b"{%d}" % n, index=b"[]") for n in (2, 3, 4)]
+        compaction = Compaction(
+            session_id="s1",
+            epoch=EPOCH,
+            floor=4,
+            states=states,
+            kept=[2],
+            checkpoints_removed=["m2", "nothing"],
+        )
+        assert not await store.compact(replace(compaction, epoch="another"))
+        assert not await store.compact(replace(compaction, session_id="nowhere"))
+        assert list(await store.saved_versions("s1")) == [0]
+        for _ in range(2):
+            assert await store.compact(compaction)
+            assert list(await store.saved_versions("s1")) == [2, 4]
+            assert [one.version for one in await store.log("s1", first=0)] == [5, 6]
+            assert (await store.checkpoints("s1", None, 9)).items == [marks[0]]
+        for version, tail in ((2, []), (4, []), (5, [5]), (6, [5, 6])):
+            loaded = await store.load_at("s1", version)
+            assert loaded is not None
+            assert loaded.saved.version == min(version, 4)
+            assert [one.version for one in loaded.tail] == tail
+        assert await store.load_at("s1", 1) is None
+        assert await everything(store, "s2") == other
+        assert list(await store.append([change("s1", 6)])) == [OK]
+
+    async def test_grown_sessions(self, store: Store) -> None:
+        """Those with commits, by their ids, page by page."""
+        names = ["a", "b", "c", "d"]
+        await store.append([creation(name) for name in names])
+        await store.append([change(name, 0) for name in names[1:]])
+        assert list(await store.grown_sessions(T0 + 1, "", 2)) == ["b", "c"]
+        assert list(await store.grown_sessions(T0 + 1, "c", 2)) == ["d"]
+        assert list(await store.grown_sessions(T0, "", 9)) == []
+
+    async def test_lease(self, store: Store) -> None:
+        """One owner at a time, and as long as it wants to."""
+        assert await store.lease("work", "one", 60_000)
+        assert not await store.lease("work", "two", 60_000)
+        assert await store.lease("other work", "two", 60_000)
+        assert await store.lease("work", "one", 0)
+        assert await store.lease("work", "two", 60_000)
 
     async def test_activity_pages(self, store: Store) -> None:
         """The activity log comes newest first; lines of one moment as they were written."""

@@ -22,6 +22,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    Compaction,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -66,6 +67,7 @@ from reattach.store.shared import (
     check_batch,
     entry_after,
     entry_mark,
+    lease_value,
     place_after,
     place_mark,
     to_commit,
@@ -420,6 +422,42 @@ class PostgresStore:
         by = owner if lease_ms else None
         row = await self._one(sql.ADVANCE_REACTION, *whose, to_number(version), by, until)
         return row is not None
+
+    async def compact(self, compaction: Compaction) -> bool:
+        """Carry out a compaction."""
+        # Not by the connections of batches, which have more important things to do.
+        if self._readers is None:
+            raise closed(self.place)
+        name, floor = text(compaction.session_id), compaction.floor
+        try:
+            async with self._readers.use() as db, db.transaction():
+                if await db.fetchval(sql.HAS_EPOCH, name, compaction.epoch) is None:
+                    return False
+                for one in compaction.states:
+                    await db.execute(sql.KEEP_STATE, name, one.version, one.state, one.index)
+                await db.execute(sql.COMPACT_LOG, name, floor)
+                await db.execute(sql.COMPACT_STATES, name, floor, list(compaction.kept))
+                removed = list(compaction.checkpoints_removed)
+                await db.execute(sql.REMOVE_CHECKPOINTS, name, removed)
+        except asyncpg.PostgresError as error:
+            raise unavailable(self.place, error) from error
+        return True
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        """Read the versions whose states are saved, in order."""
+        return [row[0] for row in await self._all(sql.READ_SAVED_VERSIONS, text(session_id))]
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        """Read the ids of sessions with commits that were created before a time."""
+        rows = await self._all(sql.READ_GROWN, text(after), to_number(before), limit)
+        return [row[0] for row in rows]
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold something that one owner at a time may, for so long."""
+        now = self._now()
+        value = lease_value(owner, now + lease_ms)
+        key = f"lease.{name}"
+        return await self._one(sql.LEASE, key, value, lease_value("", now + 1), owner) is not None
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""

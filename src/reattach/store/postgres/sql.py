@@ -459,6 +459,32 @@ DELETE FROM session_activity_log WHERE ctid = ANY (ARRAY(
 RETURNING 1
 """
 
+HAS_EPOCH: Final = """
+SELECT 1 FROM sessions WHERE session_id = $1 AND epoch = $2 FOR KEY SHARE
+"""
+
+KEEP_STATE: Final = """
+INSERT INTO states (session_id, version, state, last_writers) VALUES ($1, $2, $3, $4)
+ON CONFLICT (session_id, version) DO NOTHING
+"""
+
+COMPACT_LOG: Final = "DELETE FROM commits WHERE session_id = $1 AND version <= $2"
+
+COMPACT_STATES: Final = """
+DELETE FROM states WHERE session_id = $1 AND version < $2 AND version <> ALL ($3::int8[])
+"""
+
+REMOVE_CHECKPOINTS: Final = """
+DELETE FROM session_checkpoints WHERE session_id = $1 AND checkpoint_id = ANY ($2::text[])
+"""
+
+LEASE: Final = """
+INSERT INTO meta (key, value) VALUES ($1, $2)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+WHERE meta.value <= $3 OR substr(meta.value, 17) = $4
+RETURNING 1
+"""
+
 LEASE_REACTION: Final = """
 UPDATE reactions SET owner = $3, leased_until = $4::int8 + $5
 WHERE session_id = $1 AND name = $2 AND (owner = $3 OR leased_until <= $4)
@@ -605,6 +631,15 @@ DUE_REACTIONS: Final = """
 SELECT session_id, name FROM reactions
 WHERE wanted > version AND leased_until <= $1 AND name = ANY ($2::text[])
 ORDER BY leased_until, session_id, name LIMIT $3
+"""
+
+READ_SAVED_VERSIONS: Final = """
+SELECT version FROM states WHERE session_id = $1 ORDER BY version
+"""
+
+READ_GROWN: Final = """
+SELECT session_id FROM sessions WHERE session_id > $1 AND version > 0 AND created_at < $2
+ORDER BY session_id LIMIT $3
 """
 
 READ_LOG: Final = """

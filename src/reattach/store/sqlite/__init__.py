@@ -28,6 +28,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    Compaction,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -47,6 +48,7 @@ from reattach.store.shared import (
     check_batch,
     entry_after,
     entry_mark,
+    lease_value,
     place_after,
     place_mark,
     to_checkpoint,
@@ -362,6 +364,32 @@ class SQLiteStore:
             until = self._file.now() + lease_ms if lease_ms else 0
             row = (version, owner if lease_ms else None, until, session_id, name, owner)
             return self._file.put(sql.ADVANCE_REACTION, row) is not None
+
+        return await self._write(write)
+
+    async def compact(self, compaction: Compaction) -> bool:
+        """Carry out a compaction."""
+        return await self._write(lambda: self._file.compact(compaction))
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        """Read the versions whose states are saved, in order."""
+        return await self._read(
+            lambda db: [row[0] for row in db.execute(sql.READ_SAVED_VERSIONS, (session_id,))]
+        )
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        """Read the ids of sessions with commits that were created before a time."""
+        asked = (after, to_number(before), limit)
+        return await self._read(lambda db: [row[0] for row in db.execute(sql.READ_GROWN, asked)])
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold something that one owner at a time may, for so long."""
+
+        def write() -> bool:
+            now = self._file.now()
+            value = lease_value(owner, now + lease_ms)
+            row = (f"lease.{name}", value, lease_value("", now + 1), owner)
+            return self._file.put(sql.LEASE, row) is not None
 
         return await self._write(write)
 

@@ -16,11 +16,13 @@ from urllib.parse import quote
 from reattach.errors import DatabaseHeld, StoreError, StoreRefused, StoreUnavailable
 from reattach.store.base import (
     Append,
+    Compaction,
     Outcome,
 )
 from reattach.store.migrations import VERSION_TABLE, is_newer, migrate_sqlite
 from reattach.store.sqlite import sql
 from reattach.store.sqlite.rows import (
+    compact,
     ddl,
     remove_old_keys,
     transaction,
@@ -189,6 +191,16 @@ class File:
             self._roll_back(db)
             raise _unavailable(self.path, error) from error
         self._forget_erased(db)
+
+    def compact(self, compaction: Compaction) -> bool:
+        """Write a compaction, durably."""
+        db = self._ready()
+        try:
+            with transaction(db):
+                return compact(db, compaction)
+        except _FAILURES as error:
+            self._roll_back(db)
+            raise _unavailable(self.path, error) from error
 
     def put(self, statement: str, row: tuple[Any, ...]) -> Any:
         """Write by one statement, durably; return what it gives back, None for nothing."""

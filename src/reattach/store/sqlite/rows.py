@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    Compaction,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -44,6 +46,7 @@ from reattach.store.sqlite import sql
 from reattach.store.tables import metadata
 
 __all__ = [
+    "compact",
     "ddl",
     "read_checkpoint",
     "read_client",
@@ -258,6 +261,19 @@ def _write_access(db: sqlite3.Connection, part: Append) -> None:
     if part.claim is not None:
         for statement in sql.CLAIM:
             db.execute(statement, (part.claim.after, name, part.claim.before))
+
+
+def compact(db: sqlite3.Connection, compaction: Compaction) -> bool:
+    """Write a compaction."""
+    name, floor = compaction.session_id, compaction.floor
+    if db.execute(sql.HAS_EPOCH, (name, compaction.epoch)).fetchone() is None:
+        return False
+    db.executemany(sql.KEEP_STATE, [(name, *astuple(one)) for one in compaction.states])
+    db.execute(sql.COMPACT_LOG, (name, floor))
+    db.execute(sql.COMPACT_STATES, (name, floor, json.dumps(list(compaction.kept))))
+    removed = [(name, one) for one in compaction.checkpoints_removed]
+    db.executemany(sql.REMOVE_CHECKPOINT, removed)
+    return True
 
 
 def remove_old_keys(db: sqlite3.Connection, parts: Sequence[Append], now: int) -> None:

@@ -159,6 +159,31 @@ WHERE wanted > version AND leased_until <= ? AND name IN (SELECT value FROM json
 ORDER BY leased_until, session_id, name LIMIT ?
 """
 
+HAS_EPOCH: Final = "SELECT 1 FROM sessions WHERE session_id = ? AND epoch = ?"
+
+KEEP_STATE: Final = """
+INSERT INTO states (session_id, version, state, last_writers) VALUES (?, ?, ?, ?)
+ON CONFLICT (session_id, version) DO NOTHING
+"""
+
+COMPACT_LOG: Final = "DELETE FROM commits WHERE session_id = ? AND version <= ?"
+
+COMPACT_STATES: Final = """
+DELETE FROM states WHERE session_id = ? AND version < ?
+    AND version NOT IN (SELECT value FROM json_each(?))
+"""
+
+REMOVE_CHECKPOINT: Final = """
+DELETE FROM session_checkpoints WHERE session_id = ? AND checkpoint_id = ?
+"""
+
+LEASE: Final = """
+INSERT INTO meta (key, value) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+WHERE meta.value <= ? OR substr(meta.value, 17) = ?
+RETURNING 1
+"""
+
 PUT_STATE: Final = """
 INSERT INTO states (session_id, version, state, last_writers) VALUES (?, ?, ?, ?)
 ON CONFLICT (session_id, version) DO UPDATE SET
@@ -262,6 +287,15 @@ WHERE session_id = ? ORDER BY created_at, secret_hash
 READ_STATE: Final = """
 SELECT version, state, last_writers FROM states WHERE session_id = ? AND version <= ?
 ORDER BY version DESC LIMIT 1
+"""
+
+READ_SAVED_VERSIONS: Final = """
+SELECT version FROM states WHERE session_id = ? ORDER BY version
+"""
+
+READ_GROWN: Final = """
+SELECT session_id FROM sessions WHERE session_id > ? AND version > 0 AND created_at < ?
+ORDER BY session_id LIMIT ?
 """
 
 READ_LOG: Final = """

@@ -20,6 +20,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    Compaction,
     CredentialRecord,
     Decision,
     DeviceRecord,
@@ -326,6 +327,22 @@ class Handle:
         return await self._read(
             lambda rows: rows.advance_reaction(session_id, name, owner, version, lease_ms)
         )
+
+    async def compact(self, compaction: Compaction) -> bool:
+        """Carry out a compaction."""
+        return await self._read(lambda rows: rows.compact(compaction))
+
+    async def saved_versions(self, session_id: str) -> Sequence[int]:
+        """Read the versions whose states are saved."""
+        return await self._read(lambda rows: rows.saved_versions(session_id))
+
+    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+        """Read the ids of sessions with commits."""
+        return await self._read(lambda rows: rows.grown_sessions(before, after, limit))
+
+    async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold something that one owner at a time may."""
+        return await self._read(lambda rows: rows.lease(name, owner, lease_ms))
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""
