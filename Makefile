@@ -28,7 +28,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test test-full test-browsers simulate soak lint format types wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak lint size format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -79,6 +79,9 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(NPM) run lint
 	$(NPM) run check
 	$(NPM) run packages
+
+size: install ## what the client and its React adapter cost a page, against their bounds
+	$(NPM) run size -- --report
 
 format: install ## puts the sources in order
 	$(BIN)/ruff check --fix .
