@@ -908,6 +908,17 @@ def test_a_connection_that_stood_a_while_makes_the_next_attempt_a_first_one() ->
     assert device.timers["connect"] - device.now == 250
 
 
+def test_ten_attempts_that_fail_are_told_once_and_it_goes_on_more_slowly() -> None:
+    device = Device().join({})
+    waits = []
+    for _ in range(14):
+        device.close(1006)
+        waits.append(device.timers["connect"] - device.now)
+        device.reopen()
+    assert device.events_of("maxReconnectAttemptsReached") == [{"attempts": 10}]
+    assert (waits[0], waits[9], waits[10], waits[13]) == (250, 15_000, 30_000, 30_000)
+
+
 def test_back_at_once_when_the_network_is() -> None:
     device = Device().join({})
     device.feed(Network(online=False))

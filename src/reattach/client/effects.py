@@ -49,6 +49,7 @@ EventType: TypeAlias = Literal[
     "sessionRestored",
     "changeRejected",
     "conflictDetected",
+    "maxReconnectAttemptsReached",
     "upgradeRequired",
     "historyLost",
     "saved",

@@ -23,6 +23,7 @@ from reattach.client.effects import (
     Connect,
     Disconnect,
     Effect,
+    Event,
     SendFrame,
     SetTimer,
     TimerName,
@@ -41,6 +42,9 @@ GOOD_MS: Final = 5_000
 # clients which lost one server do not come back together.
 FIRST_MS: Final = 500
 LONGEST_MS: Final = 30_000
+MANY_ATTEMPTS: Final = 10
+"""After so many that failed the application is told, and the next ones come more slowly."""
+SLOWLY_MS: Final = 60_000
 
 _TIMERS: Final[tuple[TimerName, ...]] = ("connect", "greet", "beat", "resend")
 _CONNECTED: Final = frozenset({"opening", "greeting", "live"})
@@ -133,9 +137,12 @@ class Line:
     def back_off(self, now: int) -> None:
         """Try again after a random part of a bound that doubles."""
         self.hang_up("waiting", now)
-        bound = min(LONGEST_MS, FIRST_MS * 2 ** min(self.attempts, 16))
+        longest = LONGEST_MS if self.attempts < MANY_ATTEMPTS else SLOWLY_MS
+        bound = min(longest, FIRST_MS * 2 ** min(self.attempts, 16))
         self.attempts += 1
         self.timer("connect", self._random() * bound)
+        if self.attempts == MANY_ATTEMPTS:
+            self._emit(Event("maxReconnectAttemptsReached", {"attempts": self.attempts}))
 
     def heard(self, now: int) -> None:
         """Any frame is a sign of life."""
