@@ -9,6 +9,7 @@ import pytest
 
 from reattach.bus.base import Beat, Message, Note, Roster, Whisper
 from reattach.bus.local import LocalBus
+from reattach.core.limits import Limits
 from reattach.store.base import SessionRecord
 from reattach.store.memory import MemoryStore
 from tests.runtime.rig import LineClient, Node, Work, inc, running, settle
@@ -325,3 +326,23 @@ async def test_who_is_told_to_come_back_spreads_with_the_number_of_connections()
             del n
         last = await node.client(client_id="last")
         assert last.welcomes[-1]["reconnect_jitter_ms"] >= 1_400
+
+
+async def test_connections_of_a_user_are_counted_over_all_nodes(bus: LossyBus) -> None:
+    """Regression: each node let in as many. Who moves is not in their own way."""
+    # Rule A5
+    store, limits = MemoryStore(), Limits(heartbeat_timeout_ms=10**12, max_user_connections=3)
+    async with (
+        running(store, bus=bus, limits=limits) as first,
+        running(store, bus=bus, limits=limits) as second,
+    ):
+        first.registry.nodes.name, second.registry.nodes.name = "first", "second"
+        second.store.next("close", nothing)
+        one = await first.client(state={})
+        await first.client(client_id="two")
+        await second.client(client_id="three")
+        four = LineClient(second, "s", "four")
+        await four.connect()
+        assert four.closes[0][0] == 4429
+        await one.move(second)
+        assert one.greeted

@@ -52,6 +52,12 @@ class Elsewhere:
         _, seats = self._lists.pop(node, (0, ()))
         return bool(seats)
 
+    def clients(self) -> dict[str, str]:
+        """Return the clients that are connected there, each with its device."""
+        return {
+            seat.client_id: seat.device_id for _, seats in self._lists.values() for seat in seats
+        }
+
     def devices(self) -> set[str]:
         """Return the devices that are connected there."""
         return {seat.device_id for _, seats in self._lists.values() for seat in seats}

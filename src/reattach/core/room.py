@@ -184,7 +184,7 @@ class Room:
             self.hang(connection, Close.BAD_FRAME, error.message)
             return
         older = self.connections.get(hello.client_id)
-        if older is None and self._is_crowded(connection):
+        if older is None and self._is_crowded(connection, hello.client_id):
             return
         client = self._know_client(connection.user_id, hello.client_id, hello.device.id, record)
         for refusal in refusals:
@@ -231,13 +231,20 @@ class Room:
             " the application; what is not sent yet is kept",
         )
 
-    def _is_crowded(self, connection: Connection) -> bool:
-        """Send a connection away whose user has enough of them."""
+    def _is_crowded(self, connection: Connection, client_id: str | None = None) -> bool:
+        """Send a connection away whose user has enough of them, here or on other nodes.
+
+        One of the same client elsewhere does not count: this one takes its place.
+        """
         allowed = self.limits.max_user_connections
         if allowed is None:
             return False
-        others = self.everybody()
-        if sum(one.user_id == connection.user_id for one in others) < allowed:
+        owners = [one.user_id for one in self.everybody()]
+        for other, device_id in self.elsewhere.clients().items():
+            device = self.devices.get(device_id)
+            if device is not None and other != client_id and other not in self.connections:
+                owners.append(device.user_id)
+        if owners.count(connection.user_id) < allowed:
             return False
         reason = f"expected at most {allowed} connections of a user: close another"
         self.hang(connection, Close.TOO_FAST, reason)
