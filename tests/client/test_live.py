@@ -571,6 +571,23 @@ async def test_who_stops_waiting_stops_nothing_else(server: ServerProcess, tmp_p
         assert session.version == 1
 
 
+async def test_a_version_is_restored_and_that_is_undone(server: ServerProcess, name: str) -> None:
+    # Rules RE1, RE2
+    async with connect(server.url, name, create=CREATE) as session:
+        await session.set("/title", "one")
+        first = session.version
+        await session.set("/title", "two")
+        await session.restore(version=first)
+        assert session.get("/title") == "one"
+        await session.restore(version=first + 1)
+        assert session.get("/title") == "two"
+        with pytest.raises(ChangeRefused) as refused:
+            await session.restore(checkpoint_id="latest")
+        assert refused.value.code == "no_such_checkpoint"
+        with pytest.raises(ChangeRefused):
+            session.restore()
+
+
 async def test_presence_and_events_of_others(server: ServerProcess, name: str) -> None:
     """Rule W3."""
     async with (

@@ -246,6 +246,14 @@ export class Session<
     return this.change([{ op: "splice", path, index, delete: remove, insert }]);
   }
 
+  /**
+   * Makes the state that of a version, or of a checkpoint (`"latest"`: the newest one). It shows when the
+   * server has made it, and another restore undoes it.
+   */
+  restore(to: { readonly version: number } | { readonly checkpoint_id: string }): Change {
+    return this.change([{ op: "restore", ...to }]);
+  }
+
   /** Makes any operations of the protocol one atomic change. Throws `OpError`; see its `code`. */
   change(ops: readonly Operation[]): Change {
     return this.#change(ops);

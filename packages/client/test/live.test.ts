@@ -111,6 +111,21 @@ test("every acknowledgement is lost: inc ends exact", async () => {
   expect(await stored("lost")).toMatchObject({ version: 100, state: { n: 100 } });
 }, 30_000);
 
+test("RE1, RE2: a version is restored, and that is undone", async () => {
+  const session = join("restored");
+  await session.ready;
+  await session.set("/title", "one").acknowledged;
+  const first = session.version;
+  await session.set("/title", "two").acknowledged;
+  await session.restore({ version: first }).acknowledged;
+  expect(session.state.title).toBe("one");
+  await session.restore({ version: first + 1 }).acknowledged;
+  expect(session.state.title).toBe("two");
+  await expect(session.restore({ checkpoint_id: "latest" }).acknowledged).rejects.toMatchObject({
+    code: "no_such_checkpoint",
+  });
+});
+
 test("a session knows which of its devices this one is", async () => {
   const [one, two] = [join("devices"), join("devices")];
   await Promise.all([one.ready, two.ready]);

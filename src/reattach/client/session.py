@@ -409,6 +409,16 @@ class Session:
         """Return a writer that adds to the end of a text, a piece at a time; see `TextWriter`."""
         return TextWriter(self._core, self._change, path)
 
+    def restore(self, *, version: int | None = None, checkpoint_id: str | None = None) -> Change:
+        """Make the state that of a version, or of a checkpoint (``"latest"``: the newest one).
+
+        It shows when the server has made it, and another restore undoes it.
+        """
+        if (version is None) == (checkpoint_id is None):
+            raise ChangeRefused("expected either a version or a checkpoint_id", code="bad_op")
+        to = {"checkpoint_id": checkpoint_id} if version is None else {"version": version}
+        return self._change([{"op": "restore", **to}])
+
     def presence(self, data: Any) -> None:
         """Tell the session's other devices something that nobody stores; at most 4 KiB of JSON.
 
