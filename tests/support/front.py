@@ -69,7 +69,7 @@ class Front:
                     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
                     body = file.read_bytes()
                     writer.write(
-                        f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: no-store\r\n"
+                        f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: no-cache\r\n"
                         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
                     )
                     writer.write(body)

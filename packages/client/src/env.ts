@@ -84,6 +84,7 @@ export function browserEnvironment(): Environment {
         on(globalThis, { pageshow: () => callback("show"), pagehide: () => callback("hide") }),
         on(document, {
           visibilitychange: () => callback(document?.hidden ? "hidden" : "visible"),
+          freeze: () => callback("freeze"),
           resume: () => callback("resume"),
         }),
       ];
@@ -111,7 +112,7 @@ function on(
 }
 
 /** What befalls a page (Page Lifecycle). */
-export type PageMoment = "visible" | "hidden" | "show" | "hide" | "resume";
+export type PageMoment = "visible" | "hidden" | "show" | "hide" | "freeze" | "resume";
 
 /** A UUIDv7 (RFC 9562): ordered by time, from `getRandomValues`, which every context has. */
 export function uuid(env: Pick<Environment, "now" | "fill">): string {

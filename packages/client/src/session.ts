@@ -464,7 +464,8 @@ export class Session<
   }
 
   #onPage(moment: PageMoment): void {
-    const gone = moment === "hide";
+    // A frozen page still answers other tabs, and does nothing of what it leads for.
+    const gone = moment === "hide" || moment === "freeze";
     if (gone || moment === "hidden") this.#breathe();
     if (gone && this.#tabs) {
       // A page that holds a lock is not kept for going back to it.
@@ -472,7 +473,7 @@ export class Session<
       this.#tabs = null;
       this.#feed({ type: "lead", leading: false, exclusive: true });
     }
-    if (moment === "show" && !this.#tabs && this.#shares) {
+    if ((moment === "show" || moment === "resume") && !this.#tabs && this.#shares) {
       this.#join();
       this.#run([{ type: "store" }]);
     }
