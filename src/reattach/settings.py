@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     max_change_bytes: int = _DEFAULT.max_change_bytes
     max_change_operations: int = _DEFAULT.max_change_operations
     max_state_bytes: int = _DEFAULT.max_state_bytes
+    max_import_bytes: int = 64 * _MIB
+    """What an exported session may weigh that is imported."""
     max_nesting: int = _DEFAULT.max_nesting
     """Containers within containers, the state itself included."""
     max_in_flight_changes: int = _DEFAULT.max_in_flight_changes

@@ -28,6 +28,7 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     IdempotencyRecord,
     Loaded,
     MemberRecord,
@@ -296,6 +297,9 @@ class FaultyStore:
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         return await self._call("lease", lambda: self.inner.lease(name, owner, lease_ms))
+
+    async def everything(self, session_id: str) -> Everything | None:
+        return await self._call("everything", lambda: self.inner.everything(session_id))
 
     async def trim_activity(self, before: int, limit: int) -> int:
         return await self._call("trim_activity", lambda: self.inner.trim_activity(before, limit))

@@ -164,6 +164,16 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
         None,
         row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor=FORBIDDEN, owner="204!"),
     ),
+    ("GET", f"{SESSION}/export"): (
+        None,
+        row(NO_TOKEN, stranger=MISSING, viewer=FORBIDDEN, editor=FORBIDDEN, owner="200"),
+    ),
+    # No such file: it makes a session of the caller's own, as `POST /session` does.
+    ("POST", "/api/v0/session/import"): (
+        (JSON, {}),
+        dict.fromkeys(WHO, "400 bad_export")
+        | dict.fromkeys((*UNKNOWN, HOLDER, HOLDER_OF_IT), NO_TOKEN),
+    ),
     # A wrong secret: with the right one see the tests of sessions that nobody signed in for.
     ("POST", f"{SESSION}/claim"): (
         (JSON, {"claim_secret": "reattach_claim_wrong"}),

@@ -821,6 +821,10 @@ class Room:
             for connection in self.connections.values():
                 self._send(connection, data)
 
+    def tell(self, line: Activity) -> None:
+        """Have a line written into the activity log."""
+        self._activity.append(line)
+
     def _note(
         self,
         activity_type: str,

@@ -44,6 +44,7 @@ __all__ = [
     "CredentialRecord",
     "Decision",
     "DeviceRecord",
+    "Everything",
     "Expected",
     "IdempotencyRecord",
     "Loaded",
@@ -338,6 +339,30 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None
 
 
+class Everything(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a database has of a session, but secrets and what was answered to keys."""
+
+    session: SessionRecord
+    saved: SavedState
+    """The oldest state from which on the log has no gap: all later ones follow by it."""
+    commits: Sequence[CommitRecord]
+    """In order."""
+    clients: Sequence[ClientRecord]
+    """By id."""
+    refusals: Sequence[RefusalRecord]
+    """By client and number."""
+    conflicts: Sequence[ConflictRecord]
+    """By version and id."""
+    checkpoints: Sequence[CheckpointRecord]
+    """By version and id."""
+    devices: Sequence[DeviceRecord]
+    """Oldest first."""
+    members: Sequence[MemberRecord]
+    """By user id, without the owner of record."""
+    activity: Sequence[Activity]
+    """In order."""
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one number of a client. ``refusal`` is the `rejected` frame, if it was one."""
 
@@ -511,6 +536,9 @@ class Store(Protocol):
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may, for so long; False where another does."""
+
+    async def everything(self, session_id: str) -> Everything | None:
+        """Read all of a session, of one moment; None when there is none."""
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many.

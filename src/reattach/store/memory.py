@@ -25,6 +25,7 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     IdempotencyRecord,
     Loaded,
     MemberRecord,
@@ -606,6 +607,26 @@ class MemoryStore:
             return False
         self._leases[name] = owner, now + lease_ms
         return True
+
+    async def everything(self, session_id: str) -> Everything | None:
+        """Read all of a session, of one moment; None when there is none."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        floor = min(session.commits, default=max(session.states) + 1) - 1
+        return Everything(
+            session=session.row,
+            saved=session.states[min(at for at in session.states if at >= floor)],
+            commits=[session.commits[version] for version in sorted(session.commits)],
+            clients=sorted(session.clients.values(), key=lambda one: one.client_id),
+            refusals=[session.refusals[number] for number in sorted(session.refusals)],
+            conflicts=sorted(session.conflicts.values(), key=_conflict_place),
+            checkpoints=sorted(session.checkpoints.values(), key=_checkpoint_place),
+            devices=_oldest_first(session.devices.values()),
+            members=_by_user(session),
+            activity=list(session.activity),
+        )
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""

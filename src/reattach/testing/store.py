@@ -1163,6 +1163,32 @@ class StoreSuite:
             assert all(len(page) == limit for page in found[:-1])
             assert found[-1]
 
+    async def test_everything(self, store: Store) -> None:
+        """All of a session comes at once, in order; nothing of others, and no secret."""
+        await store.append([creation("s1"), creation("s2")])
+        await store.append([change("s2", 0, activity=[activity(1)], devices=[device("x")])])
+        assert await store.everything("none") is None
+        part = change(
+            "s1",
+            0,
+            count=3,
+            conflicts=[conflict("k2", 2), conflict("k1", 2, status="resolved")],
+            devices=[device("d1", given_name="\u0000")],
+            activity=[activity(3), activity(1)],
+        )
+        await store.append([part])
+        found = await store.everything("s1")
+        loaded = await store.load_at("s1", 0)
+        assert found is not None
+        assert loaded is not None
+        assert (found.session, found.saved) == (await store.session("s1"), loaded.saved)
+        assert list(found.commits) == list(await store.log("s1", first=1))
+        assert [one.conflict_id for one in found.conflicts] == ["k1", "k2"]
+        assert list(found.devices) == part.devices
+        assert list(found.activity) == part.activity
+        for client in found.clients:
+            assert await store.client("s1", client.client_id) == client
+
     async def test_old_activity_is_removed(self, store: Store) -> None:
         """The oldest lines go first, of whatever session, at most as many as are asked for."""
         await store.append([creation("s1"), creation("s2")])

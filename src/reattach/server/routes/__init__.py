@@ -12,6 +12,7 @@ from reattach.server.routes.checkpoints import CheckpointRoutes
 from reattach.server.routes.credentials import CredentialRoutes
 from reattach.server.routes.devices import DeviceRoutes
 from reattach.server.routes.events import EventRoutes
+from reattach.server.routes.exports import ExportRoutes
 from reattach.server.routes.health import Health
 from reattach.server.routes.members import MemberRoutes
 from reattach.server.routes.openapi import Add, problem
@@ -47,6 +48,7 @@ def routes(reattach: Served) -> APIRouter:
         PastRoutes(reattach),
         MemberRoutes(reattach),
         DeviceRoutes(reattach),
+        ExportRoutes(reattach),
     ):
         one.add_to(Add(api))
     credentials.add_to(Add(api))

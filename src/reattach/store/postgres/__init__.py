@@ -26,12 +26,14 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     IdempotencyRecord,
     Loaded,
     MemberRecord,
     Outcome,
     Page,
     RefusalRecord,
+    SavedState,
     SessionRecord,
     Standing,
     Tombstone,
@@ -458,6 +460,49 @@ class PostgresStore:
         value = lease_value(owner, now + lease_ms)
         key = f"lease.{name}"
         return await self._one(sql.LEASE, key, value, lease_value("", now + 1), owner) is not None
+
+    async def everything(self, session_id: str) -> Everything | None:
+        """Read all of a session, of one moment; None when there is none."""
+        if self._readers is None:
+            raise closed(self.place)
+        name = text(session_id)
+        try:
+            async with (
+                self._readers.use() as db,
+                db.transaction(isolation="repeatable_read", readonly=True),
+            ):
+
+                async def every(statement: str) -> list[_Row]:
+                    return list(await db.fetch(statement, name))
+
+                (row,) = await every(sql.READ_SESSION)
+                oldest = await every(sql.ALL_STATE)
+                if row[0] is None or not oldest:
+                    return None
+                version, state, index = oldest[0]
+                return Everything(
+                    session=to_session(row),
+                    saved=SavedState(version=version, state=state, index=index),
+                    commits=[to_commit(one) for one in await every(sql.ALL_COMMITS)],
+                    clients=[to_client(one) for one in await every(sql.ALL_CLIENTS)],
+                    refusals=[to_refusal(one) for one in await every(sql.ALL_REFUSALS)],
+                    conflicts=[to_conflict(one) for one in await every(sql.ALL_CONFLICTS)],
+                    checkpoints=[to_checkpoint(one) for one in await every(sql.ALL_CHECKPOINTS)],
+                    devices=[to_device(one) for one in await every(sql.READ_DEVICES)],
+                    members=to_members(await every(sql.READ_MEMBERS)),
+                    activity=[
+                        Activity(
+                            activity_type=one[0],
+                            at=one[1],
+                            user_id=plain(one[2]),
+                            device_id=one[3],
+                            data=one[4],
+                        )
+                        for one in await every(sql.ALL_ACTIVITY)
+                    ],
+                )
+        except asyncpg.PostgresError as error:
+            raise unavailable(self.place, error) from error
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""

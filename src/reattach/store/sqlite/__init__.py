@@ -32,6 +32,7 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     IdempotencyRecord,
     Loaded,
     MemberRecord,
@@ -65,6 +66,7 @@ from reattach.store.sqlite.rows import (
     read_credentials,
     read_decision,
     read_devices,
+    read_everything,
     read_key,
     read_loaded,
     read_many,
@@ -392,6 +394,10 @@ class SQLiteStore:
             return self._file.put(sql.LEASE, row) is not None
 
         return await self._write(write)
+
+    async def everything(self, session_id: str) -> Everything | None:
+        """Read all of a session, of one moment; None when there is none."""
+        return await self._read(lambda db: read_everything(db, session_id))
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from reattach.store.base import (
+    Activity,
     Append,
     CheckpointRecord,
     ClientRecord,
@@ -22,6 +23,7 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     IdempotencyRecord,
     Loaded,
     MemberRecord,
@@ -53,6 +55,7 @@ __all__ = [
     "read_credentials",
     "read_decision",
     "read_devices",
+    "read_everything",
     "read_key",
     "read_loaded",
     "read_many",
@@ -464,6 +467,38 @@ def read_devices(db: sqlite3.Connection, session_id: str) -> list[DeviceRecord]:
         )
         for row in db.execute(sql.READ_DEVICES, (session_id,))
     ]
+
+
+def read_everything(db: sqlite3.Connection, session_id: str) -> Everything | None:
+    session = read_session(db, session_id)
+    oldest = db.execute(sql.ALL_STATE, (session_id,)).fetchone()
+    if not isinstance(session, SessionRecord) or oldest is None:
+        return None
+
+    def every(statement: str) -> list[_Row]:
+        return db.execute(statement, (session_id,)).fetchall()
+
+    return Everything(
+        session=session,
+        saved=SavedState(version=oldest[0], state=oldest[1], index=oldest[2]),
+        commits=[to_commit(row) for row in every(sql.ALL_COMMITS)],
+        clients=[
+            ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])
+            for row in every(sql.ALL_CLIENTS)
+        ],
+        refusals=[
+            RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
+            for row in every(sql.ALL_REFUSALS)
+        ],
+        conflicts=[to_conflict(row) for row in every(sql.ALL_CONFLICTS)],
+        checkpoints=[to_checkpoint(row) for row in every(sql.ALL_CHECKPOINTS)],
+        devices=read_devices(db, session_id),
+        members=read_members(db, session_id),
+        activity=[
+            Activity(activity_type=row[0], at=row[1], user_id=row[2], device_id=row[3], data=row[4])
+            for row in every(sql.ALL_ACTIVITY)
+        ],
+    )
 
 
 def read_key(

@@ -375,6 +375,47 @@ SELECT device_id, user_id, name, info, is_primary, created_at, last_activity, gi
 FROM session_devices WHERE session_id = ? ORDER BY created_at, device_id
 """
 
+# All of a session, table by table, within one transaction.
+# The oldest state that the log follows on, without a gap.
+ALL_STATE: Final = """
+SELECT version, state, last_writers FROM states
+WHERE session_id = ?1 AND version >= COALESCE(
+    (SELECT min(version) - 1 FROM commits WHERE session_id = ?1),
+    (SELECT max(version) FROM states WHERE session_id = ?1)
+)
+ORDER BY version LIMIT 1
+"""
+
+ALL_COMMITS: Final = """
+SELECT version, body, writes, at, client_id, seq, client_at FROM commits
+WHERE session_id = ? ORDER BY version
+"""
+
+ALL_CLIENTS: Final = """
+SELECT client_id, user_id, device_id, seq, at FROM clients
+WHERE session_id = ? ORDER BY client_id
+"""
+
+ALL_REFUSALS: Final = """
+SELECT client_id, seq, client_at, body FROM refusals
+WHERE session_id = ? ORDER BY client_id, seq
+"""
+
+ALL_CONFLICTS: Final = """
+SELECT conflict_id, path, status, version, body FROM conflicts
+WHERE session_id = ? ORDER BY version, conflict_id
+"""
+
+ALL_CHECKPOINTS: Final = """
+SELECT checkpoint_id, name, kind, version, step, data, created_at FROM session_checkpoints
+WHERE session_id = ? ORDER BY version, checkpoint_id
+"""
+
+ALL_ACTIVITY: Final = """
+SELECT activity_type, at, user_id, device_id, data FROM session_activity_log
+WHERE session_id = ? ORDER BY entry
+"""
+
 READ_KEY: Final = """
 SELECT user_id, route, key, request, status, headers, body, created_at FROM idempotency_keys
 WHERE user_id = ? AND route = ? AND key = ? AND created_at > ?

@@ -24,6 +24,7 @@ from reattach.store.base import (
     CredentialRecord,
     Decision,
     DeviceRecord,
+    Everything,
     Expected,
     IdempotencyRecord,
     Loaded,
@@ -343,6 +344,10 @@ class Handle:
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may."""
         return await self._read(lambda rows: rows.lease(name, owner, lease_ms))
+
+    async def everything(self, session_id: str) -> Everything | None:
+        """Read all of a session."""
+        return await self._read(lambda rows: rows.everything(session_id))
 
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""

@@ -1,0 +1,318 @@
+"""All that a session holds as one JSON file, and a session made of such a file.
+
+What is JSON in the database is so in the file, byte for byte. Secrets are not in it, nor are what
+`Idempotency-Key`s were answered, how far reactions are, and on which server it was: the epoch is
+another one where it is imported, because the history may go on here as well.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from reattach.core.connection import Role
+from reattach.core.guard import Guard
+from reattach.core.session import Session
+from reattach.core.values import check
+from reattach.errors import AlreadyExists, BadRequest, SessionNotFound, TooLarge
+from reattach.runtime.access import User
+from reattach.runtime.host import Host
+from reattach.runtime.registry import Registry
+from reattach.store.base import (
+    Activity,
+    Append,
+    CheckpointRecord,
+    ClientAdvance,
+    ClientRecord,
+    CommitRecord,
+    ConflictRecord,
+    DeviceRecord,
+    Everything,
+    Loaded,
+    MemberRecord,
+    Outcome,
+    RefusalRecord,
+    SavedState,
+    SessionRecord,
+)
+from reattach.wire import encode
+
+__all__ = ["FORMAT", "export_session", "import_session"]
+
+FORMAT: Final = "reattach.session.1"
+"""What a file says that it is."""
+
+_MOST_MEMBERS: Final = 1_000
+
+_Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:~-]{1,128}$")]
+_User = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Raw = msgspec.Raw
+
+
+class _File(msgspec.Struct, kw_only=True):
+    """The form of a file. Each list has what `Everything` has, as JSON where that is bytes."""
+
+    format: Literal["reattach.session.1"]
+    exported_at: _Count
+    session: _Session
+    state: _State
+    commits: list[_Commit]
+    clients: list[_Client]
+    refusals: list[_Refusal]
+    conflicts: list[_Conflict]
+    checkpoints: list[_Checkpoint]
+    devices: list[_Device]
+    members: Annotated[list[_Member], msgspec.Meta(max_length=_MOST_MEMBERS)]
+    activity: list[_Line]
+
+
+class _Session(msgspec.Struct, kw_only=True):
+    session_id: _Id
+    user_id: _User
+    epoch: str
+    epoch_version: _Count
+    version: _Count
+    schema_name: str | None
+    schema_version: _Count | None
+    created_at: _Count
+    last_activity: _Count
+    is_active: bool
+    disconnected_at: _Count | None
+    reconnected_at: _Count | None
+
+
+class _State(msgspec.Struct, kw_only=True):
+    version: _Count
+    state: _Raw
+    index: _Raw
+
+
+class _Commit(msgspec.Struct, kw_only=True):
+    version: _Count
+    body: _Raw
+    writes: _Raw
+    at: _Count
+    client_id: _Id | None
+    seq: _Count | None
+    client_at: _Count | None
+
+
+class _Client(msgspec.Struct, kw_only=True):
+    client_id: _Id
+    user_id: str
+    device_id: str
+    seq: _Count
+    at: _Count | None
+
+
+class _Refusal(msgspec.Struct, kw_only=True):
+    client_id: _Id
+    seq: _Count
+    client_at: _Count
+    body: _Raw
+
+
+class _Conflict(msgspec.Struct, kw_only=True):
+    conflict_id: str
+    path: str
+    status: Literal["auto", "open", "resolved"]
+    version: _Count
+    body: _Raw
+
+
+class _Checkpoint(msgspec.Struct, kw_only=True):
+    checkpoint_id: str
+    name: str | None
+    kind: Literal["automatic", "named", "before_restore"]
+    version: _Count
+    step: _Raw
+    data: _Raw
+    created_at: _Count
+
+
+class _Device(msgspec.Struct, kw_only=True):
+    device_id: _Id
+    user_id: str
+    name: str | None
+    info: _Raw
+    is_primary: bool
+    created_at: _Count
+    last_activity: _Count
+    given_name: str | None
+    revoked_at: _Count | None
+    version: _Count | None
+
+
+class _Member(msgspec.Struct, kw_only=True):
+    user_id: _User
+    role: Literal["owner", "editor", "viewer"]
+
+
+class _Line(msgspec.Struct, kw_only=True):
+    activity_type: str
+    at: _Count
+    user_id: str | None
+    device_id: str | None
+    data: _Raw
+
+
+class _Frame(msgspec.Struct):
+    """What each commit's frame has to say of itself."""
+
+    type: Literal["state_update", "session_restored"]
+    version: int
+
+
+# Out of the database
+
+
+async def export_session(registry: Registry, host: Host, *, by: str) -> bytes:
+    """Return all that a session holds, as a file, and have it told that it was exported."""
+    found = await registry.store.everything(host.session_id)
+    if found is None:
+        raise SessionNotFound("there is no such session")
+    now = registry.clock.now()
+    body = encode(_written(found, now))
+    line = Activity(activity_type="exported", at=now, user_id=by)
+    await host.at_rest(lambda room: room.tell(line))
+    host.flush()
+    return body
+
+
+def _written(found: Everything, now: int) -> dict[str, Any]:
+    session = msgspec.to_builtins(found.session)
+    del session["access_version"]
+    lists = ("commits", "clients", "refusals", "conflicts", "devices", "members")
+    # A mark from before the log needs a state of its own, which is not in the file.
+    marks = [one for one in found.checkpoints if one.version >= found.saved.version]
+    return {
+        "format": FORMAT,
+        "exported_at": now,
+        "session": session,
+        "state": _plain(found.saved),
+        **{name: [_plain(one) for one in getattr(found, name)] for name in lists},
+        "checkpoints": [_plain(mark) for mark in marks],
+        "activity": [_plain(line) for line in found.activity],
+    }
+
+
+def _plain(record: msgspec.Struct) -> dict[str, Any]:
+    """Return a record's fields, bytes as the JSON that they are."""
+    fields = msgspec.structs.asdict(record)
+    return {
+        name: _Raw(value) if isinstance(value, bytes) else value for name, value in fields.items()
+    }
+
+
+# Into the database
+
+
+async def import_session(registry: Registry, data: bytes, user: User) -> SessionRecord:
+    """Make a session of a file, for a user: with its id and history, in an epoch of its own.
+
+    Raises `BadRequest` for what is no such file, `AlreadyExists` where the id is taken, and what
+    speaks against its state.
+    """
+    try:
+        file = msgspec.json.decode(data, type=_File)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"expected an exported session: {error}", code="bad_export") from None
+    part = _part(registry, file, user)
+    _checked(registry, part)
+    if await registry.write(part) is not Outcome.OK:
+        raise AlreadyExists(f"the session id {part.session_id!r} is taken: erase it there first")
+    record = part.session
+    assert record is not None
+    return record
+
+
+def _part(registry: Registry, file: _File, user: User) -> Append:
+    now, its = registry.clock.now(), file.session
+    fields = msgspec.structs.asdict(its)
+    record = SessionRecord(
+        **fields
+        | {
+            "user_id": user.id,
+            "epoch": registry.clock.new_id(),
+            "epoch_version": its.version,
+            "access_version": 1,
+        }
+    )
+    line = Activity(
+        activity_type="imported", at=now, user_id=user.id, data=encode({"version": its.version})
+    )
+    return Append(
+        session_id=its.session_id,
+        expected=None,
+        session=record,
+        state=_read(SavedState, file.state),
+        commits=[_read(CommitRecord, one) for one in file.commits],
+        clients=[ClientAdvance(client=_read(ClientRecord, one), before=0) for one in file.clients],
+        refusals=[_read(RefusalRecord, one) for one in file.refusals],
+        conflicts=[_read(ConflictRecord, one) for one in file.conflicts],
+        checkpoints=[_read(CheckpointRecord, one) for one in file.checkpoints],
+        devices=[_read(DeviceRecord, one) for one in file.devices],
+        members=[_read(MemberRecord, one) for one in file.members if one.user_id != user.id],
+        activity=[*(_read(Activity, one) for one in file.activity), line],
+    )
+
+
+def _read(kind: Any, one: msgspec.Struct) -> Any:
+    """Make a record of its form in a file."""
+    return kind(**{name: _bytes(value) for name, value in msgspec.structs.asdict(one).items()})
+
+
+def _bytes(value: Any) -> Any:
+    """Return JSON as bytes. A mark without step or data has null there."""
+    if not isinstance(value, _Raw):
+        return value
+    return None if bytes(value) == b"null" else bytes(value)
+
+
+def _checked(registry: Registry, part: Append) -> None:
+    """Play the whole history; raises where it is none, or comes to what may not be."""
+    record, saved = part.session, part.state
+    assert record is not None
+    assert saved is not None
+    try:
+        session = _played(registry, part, record, saved)
+    except BadRequest:
+        raise
+    except Exception as error:  # noqa: BLE001 - a file may hold whatever nobody wrote here
+        raise BadRequest(
+            f"expected an exported session whose history can be played, got: {error!r}",
+            code="bad_export",
+        ) from None
+    state = session.document.state
+    check(state, depth=registry.limits.max_nesting, path="")
+    if session.document.weight > registry.limits.max_state_bytes:
+        raise TooLarge(f"expected a state of at most {registry.limits.max_state_bytes} bytes")
+    schema = None if record.schema_name is None else registry.schemas.get(record.schema_name)
+    if schema is not None and record.schema_version == schema.version:
+        registry.begin(record.schema_name, state, Role.OWNER)
+    elif schema is not None:
+        Guard(schema.fields).begin(Role.OWNER, state)
+
+
+def _played(registry: Registry, part: Append, record: SessionRecord, saved: SavedState) -> Session:
+    wanted = list(range(saved.version + 1, record.version + 1))
+    versions = [msgspec.json.decode(one.body, type=_Frame).version for one in part.commits]
+    if versions != wanted or [one.version for one in part.commits] != wanted:
+        raise BadRequest(
+            "expected a commit for each version from the state's to the session's, in order",
+            code="bad_export",
+        )
+    state = msgspec.json.decode(saved.state, type=dict[str, Any])
+    check(state, depth=registry.limits.max_nesting, path="")
+    for device in part.devices:
+        msgspec.json.decode(device.info, type=dict[str, Any])
+    loaded = Loaded(
+        session=record,
+        saved=saved,
+        tail=part.commits,
+        conflicts=[one for one in part.conflicts if one.status != "resolved"],
+        devices=(),
+    )
+    return Session(loaded, registry.limits)
