@@ -1,4 +1,4 @@
-import { useCallback, useMemo, useRef, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import type {
   Change,
   Conflict,
@@ -120,6 +120,63 @@ export function useDevices(): readonly Device[] {
     session,
     useCallback(() => session.devices, [session]),
   );
+}
+
+/** What another device says of itself, while it is online. */
+export interface Present<T> {
+  readonly deviceId: string;
+  readonly data: T;
+}
+
+const NOBODY: readonly Present<never>[] = [];
+
+/**
+ * What the session's other devices last said of themselves, such as a caret or a name, and a function
+ * that tells them this one's: at most 4 KiB of JSON, stored nowhere. It is told again when a device
+ * comes, which has not heard it.
+ *
+ * ```tsx
+ * const [others, tell] = usePresence<{ name: string }>();
+ * ```
+ */
+export function usePresence<T = unknown>(): readonly [
+  others: readonly Present<T>[],
+  tell: (data: T) => void,
+] {
+  const session = useProvided();
+  const devices = useDevices();
+  const [said, setSaid] = useState<readonly Present<T>[]>(NOBODY);
+  const mine = useRef<{ readonly data: T } | null>(null);
+  useEffect(() => {
+    const stop = new AbortController();
+    session.addEventListener(
+      "presence",
+      ({ detail: { device_id: deviceId, data } }) =>
+        setSaid((before) => [
+          ...before.filter((one) => one.deviceId !== deviceId),
+          { deviceId, data: data as T },
+        ]),
+      { signal: stop.signal },
+    );
+    return () => stop.abort();
+  }, [session]);
+  const online = devices.filter((device) => device.online).map(({ id }) => id);
+  const present = online.sort().join(" ");
+  useEffect(() => {
+    if (present !== "" && mine.current) session.presence(mine.current.data);
+  }, [session, present]);
+  const others = useMemo(
+    () => said.filter(({ deviceId }) => present.split(" ").includes(deviceId)),
+    [said, present],
+  );
+  const tell = useCallback(
+    (data: T) => {
+      mine.current = { data };
+      session.presence(data);
+    },
+    [session],
+  );
+  return [others, tell];
 }
 
 function useSnapshot<T>(session: ReturnType<typeof useProvided>, read: () => T): T {

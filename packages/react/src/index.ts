@@ -6,10 +6,12 @@
  */
 
 export {
+  type Present,
   useConflicts,
   useDevices,
   useField,
   useLocal,
+  usePresence,
   useRejected,
   useSession,
   useStatus,

@@ -11,6 +11,7 @@ import {
   useDevices,
   useField,
   useLocal,
+  usePresence,
   useRejected,
   useSession,
   useStatus,
@@ -235,6 +236,35 @@ test("useDevices lists the devices", async () => {
   const Names = () => <p>{useDevices().map(({ name }) => name)}</p>;
   const { container } = await show(<Names />);
   expect(container.textContent).toBe("A phone");
+});
+
+test("usePresence shows who is there, and tells who comes what one said before", async () => {
+  const Carets = () => {
+    const [others, tell] = usePresence<number>();
+    return (
+      <button type="button" onClick={() => tell(7)}>
+        {others.map(({ deviceId, data }) => `${deviceId} at ${data} `)}
+      </button>
+    );
+  };
+  const { container } = await show(<Carets />);
+  act(() => server.device("d2", true, 3));
+  await settle();
+  expect(container.textContent).toBe("d2 at 3 ");
+  act(() => screen.getByRole("button").click());
+  await settle();
+  expect(server.present).toEqual([7]);
+  act(() => server.device("d2", true, 4));
+  await settle();
+  expect(container.textContent).toBe("d2 at 4 ");
+  expect(server.present).toEqual([7]);
+  act(() => server.device("d2", false));
+  await settle();
+  expect(container.textContent).toBe("");
+  const told = server.present.length;
+  act(() => server.device("d3", true));
+  await settle();
+  expect(server.present.length).toBeGreaterThan(told);
 });
 
 describe("SaveStatus", () => {

@@ -27,6 +27,8 @@ export class Server {
   refuse = false;
   silent = false;
   known = true;
+  /** What came of `presence`. */
+  readonly present: unknown[] = [];
   #version = 1;
   readonly #state = structuredClone(FIRST) as unknown as Record<string, unknown>;
   #say: (frame: unknown) => void = () => {};
@@ -62,6 +64,13 @@ export class Server {
     this.#commit(path, value, extra);
   }
 
+  /** Another device is there, or not, and says something of itself. */
+  device(id: string, online: boolean, data?: unknown): void {
+    const here = { id, name: null, online, is_primary: false, last_activity: 0 };
+    this.#say({ type: "devices", devices: [...WELCOME.devices, here] });
+    if (data !== undefined) this.#say({ type: "presence", device_id: id, data });
+  }
+
   #commit(path: string, value: unknown, extra: object): void {
     this.#say({
       type: "state_update",
@@ -88,6 +97,7 @@ export class Server {
         state: this.#state,
       });
     }
+    if (frame.type === "presence") this.present.push(frame.data);
     if (frame.type !== "change") return;
     const { seq, ops } = frame as unknown as {
       seq: number;
