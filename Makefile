@@ -7,6 +7,7 @@ PORT     ?= 8000
 DATABASE ?= sqlite:///var/reattach.db
 SEEDS    ?= 200
 SOAK     ?= 600
+CONNECTIONS ?= 2000
 KILLS    ?= 300
 JOBS     ?= 2
 APP      ?= examples.gap_resolution.app:reattach
@@ -28,7 +29,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test test-full test-browsers simulate soak lint size format types wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak storm lint size format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -70,6 +71,9 @@ soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL a
 	REATTACH_SOAK_SECONDS=$(SOAK) $(BIN)/python -m pytest tests/faults/test_soak.py
 	REATTACH_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/browser/test_kills.py tests/browser/test_lines.py
 	REATTACH_TEST_NAP=60 $(BIN)/python -m pytest tests/browser/test_life.py -k stopped
+
+storm: install ## CONNECTIONS (2000) come back while both nodes are restarted, one after the other
+	REATTACH_STORM_CONNECTIONS=$(CONNECTIONS) $(BIN)/python -m pytest tests/faults/test_storm.py
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .

@@ -1,0 +1,110 @@
+"""A rolling restart under many connections: all come back, at once and at little cost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.support.crowd import CrowdProcess
+from tests.support.postgres import Postgres
+from tests.support.server import ServerProcess
+from tests.support.valkey import ValkeyServer
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+CONNECTIONS = int(os.environ.get("REATTACH_STORM_CONNECTIONS", "300"))
+EACH = 2
+"""Connections of a session."""
+WITHIN = 10.0
+"""Seconds from the SIGTERM until all are back."""
+# For each that comes back, on the average, its change included: reads and writes are for as many at
+# a time as come while the database answers, and few at a time gather little. With it, what nodes
+# ask by the second, whoever comes.
+STATEMENTS_EACH = 3 if CONNECTIONS >= 1_000 else 5
+STATEMENTS_A_SECOND = 20
+
+
+@pytest_asyncio.fixture
+async def postgres() -> AsyncIterator[Postgres]:
+    async with Postgres({"shared_preload_libraries": "pg_stat_statements"}) as server:
+        yield server
+
+
+async def statements(db: asyncpg.Connection[asyncpg.Record]) -> list[tuple[int, str]]:
+    """How often each statement was carried out since the last time, the most frequent first."""
+    rows = await db.fetch(
+        "SELECT calls, query FROM pg_stat_statements"
+        " WHERE query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC"
+    )
+    await db.fetch("SELECT pg_stat_statements_reset()")
+    return [(row[0], " ".join(row[1].split())[:70]) for row in rows]
+
+
+async def test_a_rolling_restart_brings_everybody_back(
+    postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two nodes, one after the other: nobody is told of an error, and nothing is lost."""
+    url = await postgres.database()
+    db = await asyncpg.connect(url)
+    await db.execute("CREATE EXTENSION pg_stat_statements")
+    async with ValkeyServer(tmp_path) as valkey:
+        nodes = [
+            ServerProcess(
+                tmp_path / f"node-{n}",
+                database_url=url,
+                app=None,
+                arguments=("--redis", valkey.url),
+                ready_within=60,
+            )
+            for n in range(2)
+        ]
+        try:
+            await asyncio.gather(*(node.start() for node in nodes))
+            async with CrowdProcess(CONNECTIONS, EACH, [node.ws_url for node in nodes]) as crowd:
+                await crowd.do("wait", welcomes=CONNECTIONS)
+                await crowd.do("change")
+                welcomes = (await crowd.do("wait", welcomes=CONNECTIONS))["welcomes"]
+                for number, node in enumerate(nodes, start=1):
+                    here = (await crowd.do("count", url=node.ws_url))["count"]
+                    await statements(db)
+                    began = time.monotonic()
+                    node.signal(signal.SIGTERM)
+                    await crowd.do("change")
+                    assert await node.stop() == 0, node.log_tail()
+                    await node.start()
+                    up = time.monotonic() - began
+                    welcomes += here
+                    found = await crowd.do("wait", welcomes=welcomes)
+                    took = found["welcomed_at"] - began
+                    lasted = time.monotonic() - began
+                    asked = await statements(db)
+                    total = sum(calls for calls, _ in asked)
+                    told = (
+                        f"\nnode {number}: {here} of {CONNECTIONS} connections sent away, all back"
+                        f" after {took:.2f} s (the node itself after {up:.2f} s);"
+                        f" {total} statements ({total / here:.2f} for each), most of them:\n"
+                    )
+                    told += "".join(f"{calls:8} {query}\n" for calls, query in asked[:8])
+                    with capsys.disabled():
+                        sys.stdout.write(told)
+                    assert found["unsettled"] == [], "\n".join(node.log_tail(60) for node in nodes)
+                    assert found["errors"] == []
+                    assert set(found["closes"]) == {"1012"}
+                    assert found["decided"] == CONNECTIONS * (number + 1)
+                    assert took < WITHIN
+                    assert total < STATEMENTS_EACH * here + STATEMENTS_A_SECOND * lasted
+                rows = await db.fetch("SELECT version FROM sessions")
+                assert {row[0] for row in rows} == {3 * EACH}
+                assert len(rows) == CONNECTIONS // EACH
+        finally:
+            await asyncio.gather(*(node.kill() for node in nodes))
+            await db.close()
