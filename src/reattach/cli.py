@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from reattach.errors import BadSetting, ReattachError
 from reattach.runtime.clock import SystemClock
 from reattach.runtime.compaction import Compacted, Compactor
 from reattach.server.app import Reattach, store_at
+from reattach.server.metrics import Crew
 from reattach.server.uvicorn_ws import UvicornProtocol
 from reattach.server.workers import Workers
 from reattach.settings import Settings
@@ -176,9 +178,10 @@ def serve(
         if workers == 1:
             _Server(served, sockets, ready).run()
             return
-        work = partial(_work, prepare, log_level, json_logs)
-        grace = served.settings.shutdown_timeout_ms / 1000 + 2 * _LAST_RESORT
-        code = Workers(workers, work, sockets, ready=ready, grace=grace).run()
+        with tempfile.TemporaryDirectory(prefix="reattach-") as folder:
+            work = partial(_work, prepare, log_level, json_logs, Path(folder), workers)
+            grace = served.settings.shutdown_timeout_ms / 1000 + 2 * _LAST_RESORT
+            code = Workers(workers, work, sockets, ready=ready, grace=grace).run()
     if code:
         raise typer.Exit(code)
 
@@ -206,6 +209,9 @@ def _work(
     prepare: Callable[[], Reattach],
     log_level: LogLevel,
     json_logs: bool,
+    folder: Path,
+    count: int,
+    number: int,
     sockets: Sequence[socket.socket],
     ready: Callable[[], None],
 ) -> int:
@@ -213,7 +219,9 @@ def _work(
     logs.configure(log_level.value, json=json_logs)
     try:
         with _in_one_line():
-            _Server(prepare(), list(sockets), ready).run()
+            served = prepare()
+            served.join(Crew(folder, number, count))
+            _Server(served, list(sockets), ready).run()
     except typer.Exit as end:
         return end.exit_code
     return 0

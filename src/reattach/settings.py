@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     """The origins whose pages may use the server, beside its own; in the environment with commas
     between."""
 
+    public_metrics: bool = False
+    """Whether ``/metrics`` is answered to others than this machine, too."""
+
     heartbeat_interval_ms: int = _DEFAULT.heartbeat_interval_ms
     """Silence after which a sign of life is sent, either way."""
     heartbeat_timeout_ms: int = _DEFAULT.heartbeat_timeout_ms
@@ -120,6 +123,11 @@ class Settings(BaseSettings):
     """Containers within containers, the state itself included."""
     max_in_flight_changes: int = _DEFAULT.max_in_flight_changes
     """Changes of one client that wait for their decision; beyond it the server stops reading."""
+    max_in_flight_bytes: int = _DEFAULT.max_in_flight_bytes
+    """What these may weigh, before the server stops reading."""
+    max_backlog_bytes: int = _DEFAULT.max_backlog_bytes
+    """What the changes of all clients may weigh that wait on a node, as while its database is away;
+    beyond it the server stops reading from whoever sends one."""
     max_user_connections: int = 16
     """Connections of one user on one session; not with ``--auth none``."""
     max_presence_bytes: int = _DEFAULT.max_presence_bytes

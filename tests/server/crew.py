@@ -33,8 +33,9 @@ async def serve(listening: socket.socket, how: str, ready: Callable[[], None]) -
         await ended.wait()
 
 
-def work(how: str, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> int:
-    if how == "broken" and current_process().name == "worker 2":
+def work(how: str, number: int, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> int:
+    assert current_process().name == f"worker {number}"
+    if how == "broken" and number == 2:
         return 7
     asyncio.run(serve(sockets[0], how, ready))
     return 0

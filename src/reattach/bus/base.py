@@ -25,7 +25,18 @@ import msgspec
 from reattach.core.elsewhere import Seat
 from reattach.store.base import CommitRecord, DeviceRecord, SessionRecord
 
-__all__ = ["Beat", "Bus", "Listener", "Message", "Missed", "Note", "Roster", "Watched", "Whisper"]
+__all__ = [
+    "Beat",
+    "Bus",
+    "Counts",
+    "Listener",
+    "Message",
+    "Missed",
+    "Note",
+    "Roster",
+    "Watched",
+    "Whisper",
+]
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
@@ -91,8 +102,24 @@ Message: TypeAlias = Note | Whisper | Roster | Beat
 Listener = Callable[[Message | Missed | Watched], None]
 
 
+class Counts(msgspec.Struct):
+    """What a bus has done since it was opened, in messages; ``outages`` in times."""
+
+    sent: int = 0
+    heard: int = 0
+    dropped: int = 0
+    """Not sent: the bus was down, or too much waited."""
+    unread: int = 0
+    """Heard and not understood: from a node of another version, or from somebody else."""
+    outages: int = 0
+
+
 class Bus(Protocol):
     """A way to the other nodes."""
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done."""
 
     @property
     def live(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from reattach.bus.base import Listener, Message
+from reattach.bus.base import Counts, Listener, Message
 
 __all__ = ["LocalBus"]
 
@@ -17,6 +17,7 @@ class LocalBus:
 
     def __init__(self) -> None:
         """Begin without listeners."""
+        self.counts = Counts()
         self._listeners: list[Listener] = []
 
     async def open(self, identity: str) -> None:
@@ -27,6 +28,7 @@ class LocalBus:
 
     def publish(self, message: Message) -> None:
         """Tell every listener, soon."""
+        self.counts.sent += 1
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
             loop.call_soon(listener, message)

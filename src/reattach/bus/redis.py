@@ -29,10 +29,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from reattach.bus.base import Listener, Message, Missed, Watched
+from reattach.bus.base import Counts, Listener, Message, Missed, Watched
 from reattach.errors import BadSetting
 
-__all__ = ["Counts", "RedisBus"]
+__all__ = ["RedisBus"]
 
 log = structlog.get_logger("reattach.bus")
 
@@ -61,18 +61,6 @@ _WARN_EVERY_S: Final = 60.0
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-
-
-class Counts(msgspec.Struct):
-    """What a bus has done since it was opened, in messages; ``outages`` in times."""
-
-    sent: int = 0
-    heard: int = 0
-    dropped: int = 0
-    """Not sent: the bus was down, or too much waited."""
-    unread: int = 0
-    """Heard and not understood: from a node of another version, or from somebody else."""
-    outages: int = 0
 
 
 class RedisBus:

@@ -111,6 +111,7 @@ class Connection:
         "user",
         "user_id",
         "waiting",
+        "weight",
     )
 
     def __init__(self, line: Any, now: int) -> None:
@@ -136,6 +137,8 @@ class Connection:
         """Within which random part of this its client comes back from a restart."""
         self.waiting = 0
         """Its changes that wait for their decision."""
+        self.weight = 0
+        """What they weigh, in bytes of their frames."""
         self.paused = False
         self.outdated = False
         """Whether its client is too old for the session's schema, and may only read."""

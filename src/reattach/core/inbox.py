@@ -34,18 +34,26 @@ from reattach.errors import ChangeRefused, ReattachError, Unavailable
 from reattach.store.base import CommitRecord, RefusalRecord
 from reattach.wire import Change, Error, Op, encode
 
-__all__ = ["Decided", "Inbox", "Told", "again", "propose"]
+__all__ = ["Backlog", "Decided", "Inbox", "Told", "again", "propose"]
 
 Told = list[tuple[Connection | None, bytes]]
 """Frames in order, and whom they are for; None means everybody."""
 
 
 class _Queued(msgspec.Struct, frozen=True):
-    """A change in line. ``connection`` is where it came from, or ``request``."""
+    """A change in line. ``connection`` is where it came from, or ``request``; ``size`` in bytes."""
 
     connection: Connection | None
     request: Request | None
     proposal: Proposal
+    size: int = 0
+
+
+class Backlog(msgspec.Struct):
+    """What the changes weigh that wait on one node, in bytes of their frames, over all sessions."""
+
+    most: int
+    bytes: int = 0
 
 
 class Decided(msgspec.Struct):
@@ -68,11 +76,14 @@ class Inbox:
         *,
         emit: Callable[[Effect], None],
         down_link: Callable[[str], Connection | None],
+        backlog: Backlog,
     ) -> None:
         self._session = session
         self._limits = limits
         self._emit = emit
         self._down_link = down_link
+        self._backlog = backlog
+        self._is_over = False
         self._queue: deque[_Queued] = deque()
         self._recalling: Proposal | None = None
         """The restore whose state is being looked up; the line stands still behind it."""
@@ -88,8 +99,12 @@ class Inbox:
 
     # Into the line
 
-    def put(self, connection: Connection, change: Change, refused: ChangeRefused | None) -> None:
-        """Take a change from a connection; one with too many in line is read no further."""
+    def put(
+        self, connection: Connection, change: Change, size: int, refused: ChangeRefused | None
+    ) -> None:
+        """Take a change from a connection; one with too many in line, or too heavy ones, is read no
+        further. So is whoever sends something while the node as a whole has too much in line.
+        """
         proposal = propose(
             connection.client_id,
             connection.role,
@@ -99,17 +114,24 @@ class Inbox:
             self._session.schema,
             refused=refused,
         )
-        self._put(connection, proposal)
+        self._put(connection, proposal, size)
 
-    def put_mark(self, connection: Connection, mark: Mark) -> None:
+    def put_mark(self, connection: Connection, mark: Mark, size: int) -> None:
         """Take what a connection wants marked, behind the changes that it sent before."""
         proposal = Proposal(client_id=connection.client_id, mark=mark, role=connection.role)
-        self._put(connection, proposal)
+        self._put(connection, proposal, size)
 
-    def _put(self, connection: Connection, proposal: Proposal) -> None:
-        self._queue.append(_Queued(connection, None, proposal))
+    def _put(self, connection: Connection, proposal: Proposal, size: int) -> None:
+        self._queue.append(_Queued(connection, None, proposal, size))
         connection.waiting += 1
-        if connection.waiting >= self._limits.max_in_flight_changes and not connection.paused:
+        connection.weight += size
+        self._backlog.bytes += size
+        limits = self._limits
+        if not connection.paused and (
+            connection.waiting >= limits.max_in_flight_changes
+            or connection.weight >= limits.max_in_flight_bytes
+            or self._backlog.bytes >= self._backlog.most
+        ):
             connection.paused = True
             self._emit(Pause(connection, True))
 
@@ -123,15 +145,19 @@ class Inbox:
         It sends again all that is not decided. Both copies in line would have it told of a later
         number before the refusal of an earlier one, which went to the connection that is gone.
         """
-        self._queue = deque(
-            queued
-            for queued in self._queue
-            if queued.connection is None or queued.proposal.client_id != client_id
-        )
+        kept: deque[_Queued] = deque()
+        for queued in self._queue:
+            if queued.connection is None or queued.proposal.client_id != client_id:
+                kept.append(queued)
+            else:
+                self._backlog.bytes -= queued.size
+        self._queue = kept
 
     def retake(self, decided: Decided) -> None:
         """Put what a batch took back, before what came since."""
         self._queue.extendleft(reversed(decided.taken))
+        if self._is_over:
+            self._clear()
 
     # Out of the line
 
@@ -175,7 +201,7 @@ class Inbox:
         """What a batch decided is durable: answer requests, and read on from who waited."""
         for queued in decided.taken:
             if queued.connection is not None:
-                self._answered(queued.connection)
+                self._answered(queued.connection, queued.size)
         for request, result in decided.settled:
             self._emit(Settle(request, result))
         for lookup in decided.lookups:
@@ -193,7 +219,7 @@ class Inbox:
             code="store_refused",
         )
         proposal = msgspec.structs.replace(queued.proposal, refused=refused)
-        self._queue.appendleft(_Queued(queued.connection, queued.request, proposal))
+        self._queue.appendleft(_Queued(queued.connection, queued.request, proposal, queued.size))
 
     def withdraw(self, request: Request, why: ReattachError) -> None:
         """Take a request out of the line, and answer it."""
@@ -205,6 +231,11 @@ class Inbox:
         for queued in self._queue:
             if queued.request is not None:
                 self._emit(Settle(queued.request, error))
+        self._is_over = True
+        self._clear()
+
+    def _clear(self) -> None:
+        self._backlog.bytes -= sum(queued.size for queued in self._queue)
         self._queue.clear()
 
     def found(
@@ -397,13 +428,24 @@ class Inbox:
             one, connection = queued.proposal, queued.connection
             if connection is not None and (one.client_id, one.seq, one.at) == number:
                 self._queue.remove(queued)
-                self._answered(connection)
+                self._answered(connection, queued.size)
                 told.append((connection, refusal.body))
                 return
 
-    def _answered(self, connection: Connection) -> None:
+    def _answered(self, connection: Connection, size: int) -> None:
         connection.waiting -= 1
-        if connection.paused and connection.waiting <= self._limits.max_in_flight_changes // 2:
+        connection.weight -= size
+        self._backlog.bytes -= size
+        if not connection.paused:
+            return
+        limits = self._limits
+        few = (
+            connection.waiting <= limits.max_in_flight_changes // 2
+            and connection.weight <= limits.max_in_flight_bytes // 2
+            and self._backlog.bytes < self._backlog.most
+        )
+        # Whoever has nothing left to wait for would never be asked again.
+        if few or connection.waiting == 0:
             connection.paused = False
             self._emit(Pause(connection, False))
 

@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_state_bytes: int = 4 * _MIB
     max_nesting: int = 64
     max_in_flight_changes: int = 256
+    max_in_flight_bytes: int = _MIB
+    max_backlog_bytes: int = 64 * _MIB
     max_user_connections: int | None = 16
     max_presence_bytes: int = 4 * _KIB
     max_presence_rate: int = 20

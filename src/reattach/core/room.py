@@ -25,7 +25,7 @@ from reattach.core.connection import (
 from reattach.core.devices import DeviceList
 from reattach.core.effects import Announce, Confirm, Effect, Hang, LookUp, PassOn, Send
 from reattach.core.elsewhere import Elsewhere, Seat
-from reattach.core.inbox import Decided, Inbox, Told, again
+from reattach.core.inbox import Backlog, Decided, Inbox, Told, again
 from reattach.core.limits import Limits
 from reattach.core.schema import Schema
 from reattach.core.session import Client, Session, printable
@@ -68,7 +68,7 @@ from reattach.wire import (
 )
 from reattach.wire import Schema as SchemaName
 
-__all__ = ["Room"]
+__all__ = ["Room", "Welcomes"]
 
 _MARK = b'{"type":"checkpoint_saved"'
 """How the frames begin that tell of a mark."""
@@ -84,10 +84,28 @@ class _Flight(msgspec.Struct):
     leaves_mark: bool
 
 
+class Welcomes(msgspec.Struct):
+    """How many there were: with the commits that were missed, and with the whole state."""
+
+    delta: int = 0
+    snapshot: int = 0
+
+
 class Room:
     """A session that is open on this node."""
 
-    def __init__(self, loaded: Loaded, limits: Limits, schema: Schema | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: Limits,
+        schema: Schema | None = None,
+        *,
+        backlog: Backlog | None = None,
+        welcomes: Welcomes | None = None,
+    ) -> None:
+        """Make the live side of a session; what rooms of one node share is ``backlog``, what waits
+        to be decided, and ``welcomes``, which it counts.
+        """
         self.limits = limits
         self.session = Session(loaded, limits, schema)
         self.connections: dict[str, Connection] = {}
@@ -98,7 +116,9 @@ class Room:
             limits,
             emit=self._emit,
             down_link=self.connections.get,
+            backlog=Backlog(limits.max_backlog_bytes) if backlog is None else backlog,
         )
+        self._welcomes = Welcomes() if welcomes is None else welcomes
         self.flight: _Flight | None = None
         self.observers: set[Connection] = set()
         """Lines that only read and are no client: they get commits."""
@@ -345,14 +365,14 @@ class Room:
             self._sync(connection, frame, now)
         elif act is Act.CHECKPOINT:
             assert isinstance(frame, SaveCheckpoint)
-            self._save(connection, frame)
+            self._save(connection, frame, size)
         elif act is Act.HOLD:
             connection.held.append((frame, size))
         else:
             expected = "hello first" if connection.phase is Phase.GREETING else "one hello"
             self.hang(connection, Close.BAD_FRAME, f"expected {expected}")
 
-    def _save(self, connection: Connection, frame: SaveCheckpoint) -> None:
+    def _save(self, connection: Connection, frame: SaveCheckpoint, size: int) -> None:
         ref = printable(frame.ref)
         try:
             checkpoint_id = id_by_ref(connection.client_id, frame.ref)
@@ -360,7 +380,7 @@ class Room:
         except ChangeRefused as refused:
             self.complain(connection, refused.code, refused.message, ref=ref)
             return
-        self.inbox.put_mark(connection, mark)
+        self.inbox.put_mark(connection, mark, size)
 
     def confirmed(self, marked: Confirm, record: CheckpointRecord | None) -> None:
         """Tell of a mark as the database has it: everybody of a new one, of another who asked."""
@@ -382,7 +402,7 @@ class Room:
     def refuse(self, connection: Connection, head: Change, refused: ChangeRefused) -> None:
         """Take a change whose operations cannot be read: its number is used up for a refusal."""
         if connection.phase is Phase.LIVE:
-            self.inbox.put(connection, head, refused)
+            self.inbox.put(connection, head, 0, refused)
         else:
             self.hang(connection, Close.BAD_FRAME, refused.message)
 
@@ -437,7 +457,7 @@ class Room:
                 f"expected a change of at most {self.limits.max_change_bytes} bytes, got {size}",
                 code="change_too_large",
             )
-        self.inbox.put(connection, change, refused)
+        self.inbox.put(connection, change, size, refused)
 
     # The batch
 
@@ -774,8 +794,10 @@ class Room:
             frames = session.since(version)
         detail: dict[str, Any] = {"client_id": connection.client_id, "kind": "snapshot"}
         if frames is None:
+            self._welcomes.snapshot += 1
             welcome = encode(InitialState(**common, state=msgspec.Raw(self.state())))
         else:
+            self._welcomes.delta += 1
             commits = msgspec.Raw(b"[" + b",".join(frames) + b"]")
             welcome = encode(Resumed(**common, commits=commits))
             detail.update(kind="delta", commits=len(frames))

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from reattach.errors import StoreError, StoreRefused
 from reattach.runtime.clock import Clock
+from reattach.runtime.counts import Counts
+from reattach.runtime.outage import Outage
 from reattach.store.base import Append, Outcome, Store
 
 __all__ = ["Committer", "Member"]
 
 log = structlog.get_logger("reattach.committer")
+
+_LATE_S: Final = 2.0
+"""Seconds after which a batch that is not written has the database asked whether it is there."""
 
 
 class Member(Protocol):
@@ -48,9 +54,13 @@ class Member(Protocol):
 class Committer:
     """The one writer of a node."""
 
-    def __init__(self, store: Store, clock: Clock, *, timeout_ms: int) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, *, timeout_ms: int, counts: Counts | None = None
+    ) -> None:
+        self.outage = Outage(store, clock, timeout_ms=timeout_ms)
+        """Whether the database is away: nothing is cut meanwhile."""
+        self._counts = Counts() if counts is None else counts
         self._store = store
-        self._clock = clock
         self._timeout_ms = timeout_ms
         self._wanting: dict[Member, None] = {}
         self._wake = asyncio.Event()
@@ -64,9 +74,13 @@ class Committer:
 
     async def stop(self) -> None:
         """Write what waits, then stop."""
-        await self._idle.wait()
+        try:
+            await self._idle.wait()
+        finally:
+            self.outage.stop()
+            if self._task is not None:
+                self._task.cancel()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def want(self, member: Member) -> None:
@@ -81,6 +95,7 @@ class Committer:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
+            await self.outage.over()
             wanting, self._wanting = self._wanting, {}
             parts: list[tuple[Member, Append]] = []
             sessions: set[str] = set()
@@ -97,6 +112,8 @@ class Committer:
                 await self._write(parts)
 
     async def _write(self, parts: Sequence[tuple[Member, Append]]) -> None:
+        begun = time.perf_counter()
+        late = asyncio.get_running_loop().call_later(_LATE_S, self.outage.suspect)
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
                 outcomes = await self._store.append([part for _, part in parts])
@@ -111,12 +128,21 @@ class Committer:
         except (StoreError, TimeoutError, OSError) as error:
             self._lose(parts, error)
         else:
+            self.outage.works()
+            self._counts.wrote([part for _, part in parts], outcomes, time.perf_counter() - begun)
             for (member, _), outcome in zip(parts, outcomes, strict=True):
                 with _contained(member):
                     member.landed(outcome)
+        finally:
+            late.cancel()
 
     def _lose(self, parts: Sequence[tuple[Member, Append]], error: Exception) -> None:
-        log.error(
+        self._counts.lost += 1
+        # How it goes on is told by whoever asks the database now.
+        known = self.outage.away
+        self.outage.suspect(error)
+        tell = log.debug if known else log.warning
+        tell(
             "the outcome of a batch is unknown; loading its sessions again",
             sessions=len(parts),
             error=str(error) or type(error).__name__,

@@ -43,6 +43,7 @@ from reattach.errors import (
 )
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
+from reattach.runtime.outage import LAST_RETRY_MS
 from reattach.runtime.recall import look_up
 from reattach.store.base import (
     Append,
@@ -66,7 +67,8 @@ T = TypeVar("T")
 _FIRST_STALE_MS = 5
 """Doubled up to five times, where a session is found moved again and again."""
 _FIRST_RETRY_MS = 50
-_LAST_RETRY_MS = 1_000
+_PATIENCE = 2
+"""Ticks without anything written before who waits for it is told."""
 
 
 class Line(Protocol):
@@ -138,6 +140,10 @@ class Host:
         """How many changes are to be decided one at a time, to find a poisoned one."""
         self._stale = 0
         """How often in a row its part was stale."""
+        self._busy = 0
+        """How many ticks ago something was written last, where something is to be written."""
+        self._told: set[Connection] = set()
+        """Who was told that the database is away."""
         self._condemned = False
         self._at_rest: list[Callable[[], None]] = []
         self._waiting: dict[Request, asyncio.Future[Result]] = {}
@@ -262,9 +268,24 @@ class Host:
         self.flush()
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Do what is due; called about once a second."""
         self.room.tick(self._clock.now())
+        self._busy = self._busy + 1 if self.room.has_work or self._recovering else 0
+        if self._busy > _PATIENCE or self._committer.outage.away:
+            self._tell_who_waits()
         self.flush()
+
+    def _tell_who_waits(self) -> None:
+        """Tell each connection with something in line, once, that the database is away."""
+        for connection in self.room.connections.values():
+            if connection.waiting and connection not in self._told:
+                self._told.add(connection)
+                self.room.complain(
+                    connection,
+                    "unavailable",
+                    "the database does not answer: what was sent waits here and is not lost",
+                    retry_after_ms=LAST_RETRY_MS,
+                )
 
     def hold(self) -> None:
         """At rest: write nothing and show nothing until `close` or `go_on`, one of which is to
@@ -438,6 +459,8 @@ class Host:
     def landed(self, outcome: Outcome) -> None:
         """The part is durable, or the session stood elsewhere."""
         if outcome is Outcome.OK:
+            self._told.clear()
+            self._busy = 0
             self._singly = max(0, self._singly - 1)
             self._condemned = False
             self._stale = 0
@@ -451,14 +474,7 @@ class Host:
 
     def lost(self, error: BaseException) -> None:
         """Nobody was told: find out what the log holds, and decide again."""
-        for connection in self.room.connections.values():
-            if connection.waiting:
-                self.room.complain(
-                    connection,
-                    "unavailable",
-                    "the database does not answer: what was sent waits here and is not lost",
-                    retry_after_ms=_LAST_RETRY_MS,
-                )
+        self._tell_who_waits()
         self._recover()
         del error
 
@@ -621,14 +637,17 @@ class Host:
 
     async def _insist(self, read: Callable[[], Awaitable[T]]) -> T | None:
         """Read until the database answers; None when the session was closed meanwhile."""
-        delay = _FIRST_RETRY_MS
+        delay = 0
         while not self.closed:
             try:
                 async with asyncio.timeout(self._timeout_ms / 1000):
                     return await read()
-            except (StoreError, OSError):  # a timeout is one
-                await self._clock.sleep(delay)
-                delay = min(2 * delay, _LAST_RETRY_MS)
+            except (StoreError, OSError) as error:  # a timeout is one
+                outage = self._committer.outage
+                outage.suspect(error)
+                # Where it answers others, there is no hurry with what it does not answer.
+                await asyncio.gather(outage.over(), self._clock.sleep(delay))
+                delay = min(2 * delay or _FIRST_RETRY_MS, LAST_RETRY_MS)
         return None
 
     def _take_in(self, found: Any) -> None:

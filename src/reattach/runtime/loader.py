@@ -10,6 +10,7 @@ import structlog
 
 from reattach.bus.snapshots import Snapshot, Snapshots, proof
 from reattach.errors import SessionNotFound, StoreError, Unavailable
+from reattach.runtime.counts import Counts
 from reattach.runtime.gathering import Gathering
 from reattach.runtime.tasks import Tasks
 from reattach.store.base import (
@@ -40,11 +41,18 @@ class Loader:
     """
 
     def __init__(
-        self, store: Store, snapshots: Snapshots | None, tasks: Tasks, *, timeout_ms: int
+        self,
+        store: Store,
+        snapshots: Snapshots | None,
+        tasks: Tasks,
+        *,
+        timeout_ms: int,
+        counts: Counts,
     ) -> None:
         self._store = store
         self._snapshots = snapshots
         self._timeout_ms = timeout_ms
+        self._counts = counts
         few: Any = {"most": _MOST, "timeout_ms": timeout_ms}
         self._sessions = Gathering(self._load, tasks, most=_MOST_SESSIONS, timeout_ms=timeout_ms)
         self._standings = Gathering(self._read_standings, tasks, **few)
@@ -61,9 +69,11 @@ class Loader:
             async with asyncio.timeout(self._timeout_ms / 1000):
                 loaded, log_bytes = await self._read(session_id)
         except (TimeoutError, StoreError) as error:
+            self._counts.loads_failed += 1
             raise _not_loaded(session_id, error) from error
         if loaded is None:
             raise SessionNotFound("there is no such session")
+        self._counts.loads += 1
         return loaded, log_bytes
 
     async def standing(self, session_id: str, user_id: str) -> Standing | Tombstone | None:
@@ -108,7 +118,10 @@ class Loader:
         for snapshot in held:
             loaded = await self._read_on(snapshot)
             if loaded is not None:
+                self._counts.snapshots_used += 1
                 return loaded, snapshot.log_bytes
+        if self._snapshots is not None:
+            self._counts.snapshots_missed += 1
         return await self._sessions.get(session_id), 0
 
     async def _read_on(self, snapshot: Snapshot) -> Loaded | None:

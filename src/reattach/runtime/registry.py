@@ -15,6 +15,7 @@ from reattach.bus.snapshots import Snapshots
 from reattach.core.connection import Close
 from reattach.core.effects import Request
 from reattach.core.guard import Guard
+from reattach.core.inbox import Backlog
 from reattach.core.limits import Limits
 from reattach.core.room import Room
 from reattach.core.schema import Schema
@@ -34,6 +35,7 @@ from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
 from reattach.runtime.compaction import Compactor
 from reattach.runtime.connections import Connections
+from reattach.runtime.counts import Counts
 from reattach.runtime.host import Host
 from reattach.runtime.loader import Loader
 from reattach.runtime.members import Members, member_hash, token_member
@@ -135,7 +137,11 @@ class Registry:
         self.timeout_ms = store_timeout_ms
         self.hosts: dict[str, Host] = {}
         self.tasks = Tasks()
-        self.loader = Loader(store, snapshots, self.tasks, timeout_ms=store_timeout_ms)
+        self.counts = Counts()
+        """What this node has done."""
+        self.loader = Loader(
+            store, snapshots, self.tasks, timeout_ms=store_timeout_ms, counts=self.counts
+        )
         self.nodes = Nodes(
             self.server_client.partition(":")[2],
             self.hosts,
@@ -148,9 +154,13 @@ class Registry:
         )
         self.members = Members(self, authorize)
         self.connections = Connections(self)
-        self._committer = Committer(store, clock, timeout_ms=store_timeout_ms)
+        self.backlog = Backlog(limits.max_backlog_bytes)
+        """The changes that wait here."""
+        self._committer = Committer(store, clock, timeout_ms=store_timeout_ms, counts=self.counts)
+        self.outage = self._committer.outage
+        """Whether the database is away."""
         self._idle_ms = idle_session_ms
-        self._bus = bus
+        self.bus = bus
         self._snapshots = snapshots
         self._reactions = Reactions(store, clock, self.nodes.name, reactions)
         self._upkeep = Upkeep(self, activity_days=activity_days)
@@ -201,6 +211,13 @@ class Registry:
             await self._snapshots.close()
         await self.store.close()
 
+    def can_commit(self) -> bool:
+        """Say, of a database that has just committed something, whether it does what is asked."""
+        if self.outage.away and not any(host.room.has_work for host in self.hosts.values()):
+            # Nothing is left that it could be seen by.
+            self.outage.works()
+        return not self.outage.away
+
     # Sessions
 
     async def open(self, session_id: str) -> Host:
@@ -222,21 +239,23 @@ class Registry:
 
     async def _open(self, session_id: str) -> Host:
         """Open a session; what others say of it is heard from before it is read."""
-        if self._bus is None:
+        if self.bus is None:
             return await self._load(session_id)
-        self._bus.watch(session_id)
+        self.bus.watch(session_id)
         try:
             host = await self._load(session_id)
         finally:
             if session_id not in self.hosts:
-                self._bus.unwatch(session_id)
+                self.bus.unwatch(session_id)
         host.announce(asks=True)
         return host
 
     async def _load(self, session_id: str) -> Host:
         loaded, log_bytes = await self.loader.load(session_id)
         schema = self._schema(loaded.session)
-        room = Room(loaded, self.limits, schema)
+        room = Room(
+            loaded, self.limits, schema, backlog=self.backlog, welcomes=self.counts.welcomes
+        )
         room.session.log_bytes += log_bytes
         room.reactions = self._reactions.names(loaded.session.schema_name)
         host = Host(
@@ -246,7 +265,7 @@ class Registry:
             self.clock,
             timeout_ms=self.timeout_ms,
             keeper=self,
-            bus=self._bus,
+            bus=self.bus,
             node=self.nodes.name,
         )
         host.log_bytes_held = log_bytes
@@ -375,8 +394,8 @@ class Registry:
         """A session is no longer in memory."""
         if self.hosts.get(host.room.session_id) is host:
             del self.hosts[host.room.session_id]
-            if self._bus is not None:
-                self._bus.unwatch(host.room.session_id)
+            if self.bus is not None:
+                self.bus.unwatch(host.room.session_id)
 
     async def create(
         self,

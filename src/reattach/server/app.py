@@ -29,6 +29,7 @@ from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, ws
 from reattach.server.auth import Auth, Authenticate, nobody
 from reattach.server.cors import Cors
+from reattach.server.metrics import Crew, exposition
 from reattach.server.routes import routes
 from reattach.server.tokens import Tokens
 from reattach.sessions import Sessions
@@ -105,6 +106,8 @@ class Reattach:
         self._reactions: list[Reaction] = []
         self._life: _Life | None = None
         self._stopped = False
+        self.crew: Crew | None = None
+        """The workers of which this is one, if there are several."""
         if database is not None:
             self.use_database(database)
         elif store is None:
@@ -217,6 +220,15 @@ class Reattach:
             await self.start()
         return self.registry
 
+    async def metrics(self) -> bytes:
+        """Return the metrics of this process, and of the other workers if there are any."""
+        mine = exposition(await self.running())
+        return mine if self.crew is None else await self.crew.exposition(mine)
+
+    def join(self, crew: Crew) -> None:
+        """Be one of several workers behind one port, from the next start on."""
+        self.crew = crew
+
     async def start(self) -> None:
         """Open the database and begin, unless that was done. Raises what keeps it from it."""
         while self._life is not None and self._life.ending and not self._life.over:
@@ -325,6 +337,9 @@ class _Life:
                 await registry.start()
                 stack.push_async_callback(self._stop, registry, reattach.settings)
                 self.registry = registry
+                if reattach.crew is not None:
+                    stack.push_async_callback(reattach.crew.close)
+                    await reattach.crew.open(partial(exposition, registry))
                 if reattach.lifespan is not None:
                     await stack.enter_async_context(reattach.lifespan(reattach))
                 self._begun.set_result(None)

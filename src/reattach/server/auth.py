@@ -20,7 +20,16 @@ from reattach.runtime.access import User
 from reattach.runtime.credentials import is_anonymous, is_token
 from reattach.settings import Settings
 
-__all__ = ["MAX_USER_ID", "Auth", "Authenticate", "Holder", "bearer", "came_from", "nobody"]
+__all__ = [
+    "MAX_USER_ID",
+    "Auth",
+    "Authenticate",
+    "Holder",
+    "bearer",
+    "came_from",
+    "is_from_here",
+    "nobody",
+]
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], Awaitable[User] | User]
 """Says who is there; the token that came, if any, is ``connection.state.token``."""
@@ -83,7 +92,7 @@ class Auth:
         """Raise `Forbidden` where a request comes from where none may come from."""
         host = connection.headers.get("host", "")
         if self._authenticate is None:
-            _check_loopback(connection, host)
+            _check_loopback(connection)
         origin = connection.headers.get("origin")
         if origin is None or origin in self.allowed_origins:
             return
@@ -132,7 +141,21 @@ def _check_cookie(connection: HTTPConnection) -> None:
         )
 
 
-def _check_loopback(connection: HTTPConnection, host: str) -> None:
+def is_from_here(connection: HTTPConnection) -> bool:
+    """Say whether a request comes from this machine, and not through a proxy on it."""
+    headers = connection.headers
+    if "x-forwarded-for" in headers or "forwarded" in headers:
+        return False
+    try:
+        _check_loopback(connection)
+    except Forbidden:
+        return False
+    return True
+
+
+def _check_loopback(connection: HTTPConnection) -> None:
+    """Raise `Forbidden` where neither a client of this machine nor its name was called."""
+    host = connection.headers.get("host", "")
     client = connection.client
     if client is None or not _is_loopback(client.host):
         raise Forbidden(

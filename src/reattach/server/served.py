@@ -22,5 +22,8 @@ class Served(Protocol):
     def settings(self) -> Settings:
         """The limits and times."""
 
+    async def metrics(self) -> bytes:
+        """Return the metrics of this process, and of the other workers if there are any."""
+
     async def running(self) -> Registry:
         """Return the sessions, started."""

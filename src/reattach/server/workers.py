@@ -25,8 +25,9 @@ __all__ = ["Work", "Workers"]
 
 log = structlog.get_logger("reattach.workers")
 
-Work = Callable[[Sequence[socket.socket], Callable[[], None]], int]
-"""What a worker does, given the sockets and whom to tell that it serves: returns its exit code.
+Work = Callable[[int, Sequence[socket.socket], Callable[[], None]], int]
+"""What a worker does, given its number (from 1), the sockets and whom to tell that it serves:
+returns its exit code.
 
 It has to be picklable: it is called in a new process.
 """
@@ -190,7 +191,7 @@ def _live(number: int, work: Work, sockets: Sequence[socket.socket], news: Conne
     """Be a worker, in its process."""
     structlog.contextvars.bind_contextvars(worker=number)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    raise SystemExit(work(sockets, lambda: news.send(True)))
+    raise SystemExit(work(number, sockets, lambda: news.send(True)))
 
 
 def _end_with_parent() -> None:

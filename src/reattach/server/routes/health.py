@@ -6,10 +6,13 @@ import asyncio
 from typing import Final
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import Response
 
-from reattach.errors import Unavailable
+from reattach.errors import Forbidden, Unavailable
 from reattach.server import models
+from reattach.server.auth import is_from_here
 from reattach.server.routes.base import Routes, json_answer
 from reattach.server.routes.openapi import Add, problem
 from reattach.server.served import Served
@@ -46,6 +49,13 @@ class Health(Routes):
             summary="The server can commit",
             responses={200: {"model": models.Status}, 503: problem("It cannot, and why.")},
         )
+        router.add_api_route(
+            "/metrics",
+            self.metrics,
+            methods=["GET"],
+            summary="What the node does, for Prometheus",
+            responses={200: {"content": {"text/plain": {}}}, 403: problem("Not from here.")},
+        )
         return router
 
     def add_to(self, add: Add) -> None:
@@ -60,6 +70,17 @@ class Health(Routes):
         """Say that the server can commit, having committed something."""
         await self._check()
         return json_answer(encode(models.Status(status="ready").model_dump()))
+
+    async def metrics(self, request: Request) -> Response:
+        """Tell Prometheus what the node does, from this machine or where settings let others."""
+        if not (self.settings.public_metrics or is_from_here(request)):
+            raise Forbidden(
+                "expected a client on this machine, by a loopback address and without a proxy: set"
+                " REATTACH_PUBLIC_METRICS to let others read the metrics",
+                code="forbidden_client",
+            )
+        text = await self._reattach.metrics()
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def check_connection(self) -> Response:
         """Say that the token is good and the server can commit."""
@@ -79,6 +100,8 @@ class Health(Routes):
                 await asyncio.shield(self._checking)
         except TimeoutError:
             raise Unavailable("the database did not commit in time: try again") from None
+        if not registry.can_commit():
+            raise Unavailable("the database does not commit what is sent: see the server's log")
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from random import Random
 
-from reattach.bus.base import Listener, Message, Missed, Note, Watched
+from reattach.bus.base import Counts, Listener, Message, Missed, Note, Watched
 from reattach.core.limits import Limits
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema
@@ -114,6 +114,7 @@ class _NodeBus:
     live = True
 
     def __init__(self, node: Node, bus: BadBus) -> None:
+        self.counts = Counts()
         self._node = node
         self._bus = bus
 
