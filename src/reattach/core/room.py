@@ -602,7 +602,8 @@ class Room:
             self.devices.meet(devices)
         for record, refusals in clients:
             client = session.know(record, known=True)
-            client.elsewhere = max(client.elsewhere, record.seq)
+            heard = session.heard.get(record.client_id, 0)
+            session.heard[record.client_id] = max(heard, record.seq)
             client.refusals.update((one.seq, one) for one in refusals)
         refused = [one for _, refusals in clients for one in refusals]
         self._tell(self.inbox.found(commits, refused))

@@ -96,7 +96,6 @@ class Client:
         "at",
         "corrected",
         "device_id",
-        "elsewhere",
         "known",
         "refusals",
         "seq",
@@ -115,9 +114,6 @@ class Client:
         """The same in the server's clock: no later change of the client lies before it."""
         self.refusals: dict[int, RefusalRecord] = {}
         """The refusals known here: those after some number."""
-        self.elsewhere = 0
-        """The highest number that another node was heard to have decided: of the refusals up to it
-        only the database knows."""
         self.known = known
         """Whether the database has a row for it."""
         self.source = source
@@ -190,6 +186,9 @@ class Session:
         self.replayed: dict[tuple[str, int], CommitRecord] = {}
         """Commits of the log that came back after a batch whose outcome was unknown, until those
         who wait for them are answered."""
+        self.heard: dict[str, int] = {}
+        """The highest number of each client that somebody else is known to have decided: of the
+        refusals up to it only the database knows."""
         self.step: bytes | None = None
         """What the schema's step field holds, as JSON."""
         self.replay(loaded.tail)
@@ -750,6 +749,7 @@ class Session:
             self.version = commit.version
             if commit.client_id is not None and commit.seq is not None:
                 self.replayed[commit.client_id, commit.seq] = commit
+                self.heard[commit.client_id] = commit.seq
             self.log_bytes += len(commit.body)
             self._remember(commit.version, commit.body)
         document.settle()

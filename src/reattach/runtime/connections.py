@@ -206,12 +206,10 @@ class Connections:
             def enter(room: Room, frames: Sequence[bytes] | None) -> None:
                 if connection.phase is Phase.CLOSED:
                     return  # it is gone meanwhile
-                known = room.session.clients.get(hello.client_id)
-                foreign = 0 if known is None else known.elsewhere
                 if host.stands[2] != access_version:
                     room.hang(connection, Close.RESTART, _MOVED)
                     return
-                if foreign > decided:
+                if room.session.heard.get(hello.client_id, 0) > decided:
                     # What it refused of these has not been read.
                     why = "another node decided changes of yours meanwhile: come back"
                     room.hang(connection, Close.RESTART, why)
