@@ -64,7 +64,7 @@ class Pair:
         return cls(writer, reader, nodes)
 
     def bus(self, node: int) -> RedisBus:
-        bus = self.nodes[node].registry._bus
+        bus = self.nodes[node].registry.bus
         assert isinstance(bus, RedisBus)
         return bus
 
