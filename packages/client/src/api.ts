@@ -36,7 +36,10 @@ export interface Handoff {
 }
 
 export interface ConnectOptions {
-  /** Where the server is, with the prefix it is mounted under. The page's origin by default. */
+  /**
+   * Where the server is, with the prefix it is mounted under: whole, or relative to the page
+   * (`/sessions`). The page's origin by default.
+   */
   url?: string;
   /** The session's id: `[A-Za-z0-9._:~-]{1,128}`. */
   session: string;

@@ -3,6 +3,8 @@
  * handed in: a test, a worker or a server-side renderer brings its own.
  */
 
+import { ReattachError } from "./core/errors.js";
+
 export interface SocketLike {
   binaryType?: string;
   onopen: ((event: never) => void) | null;
@@ -52,6 +54,17 @@ export interface Environment {
   guard(on: boolean): void;
   /** Asks the browser not to clear what is stored; undefined where it cannot be asked. */
   persist: (() => Promise<boolean>) | undefined;
+}
+
+/**
+ * Where the server is, without a slash at the end. A relative `url` is one of the page's. Throws a
+ * `ReattachError` (`bad_url`) where there is neither, and a `TypeError` for what is no url.
+ */
+export function baseOf({ origin, page }: Environment, url = origin): string {
+  if (url === undefined) {
+    throw new ReattachError("bad_url", 'expected a url: there is no page here, pass "url"');
+  }
+  return new URL(url, page).href.replace(/\/+$/, "");
 }
 
 export function browserEnvironment(): Environment {

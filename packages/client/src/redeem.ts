@@ -1,5 +1,4 @@
-import { ReattachError } from "./core/errors.js";
-import { browserEnvironment, type Environment, uuid } from "./env.js";
+import { baseOf, browserEnvironment, type Environment, uuid } from "./env.js";
 import { ask } from "./http.js";
 import { idbStore } from "./kv/idb.js";
 import { memoryStore } from "./kv/memory.js";
@@ -7,7 +6,10 @@ import type { Store } from "./kv/store.js";
 import { deviceOf } from "./users.js";
 
 export interface RedeemOptions {
-  /** Where the server is, with the prefix it is mounted under. The page's origin by default. */
+  /**
+   * Where the server is, with the prefix it is mounted under: whole, or relative to the page
+   * (`/sessions`). The page's origin by default.
+   */
   url?: string;
   /** How this device is shown to the session's other devices. */
   device?: { name?: string };
@@ -36,11 +38,7 @@ export async function redeem(
   options: RedeemOptions = {},
 ): Promise<{ session: string; token: string; role: string }> {
   const env: Environment = { ...browserEnvironment(), ...options.env };
-  const url = options.url ?? env.origin;
-  if (url === undefined) {
-    throw new ReattachError("bad_url", 'expected a url: there is no page here, pass "url"');
-  }
-  const base = new URL(url).href.replace(/\/+$/, "");
+  const base = baseOf(env, options.url);
   const body = { secret, device: { id: await deviceId(env, options.store), ...options.device } };
   const answer = await ask(env, `${base}/api/v0/handoff`, undefined, body);
   const {

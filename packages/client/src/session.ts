@@ -25,7 +25,7 @@ import type {
   Change as SentChange,
 } from "./core/wire.js";
 import { Disk } from "./disk.js";
-import { browserEnvironment, type Environment, type PageMoment, uuid } from "./env.js";
+import { baseOf, browserEnvironment, type Environment, type PageMoment, uuid } from "./env.js";
 import { Handles } from "./handles.js";
 import { joinTabs, type Tabs } from "./tabs.js";
 
@@ -83,11 +83,7 @@ export class Session<
   constructor(options: ConnectOptions) {
     super();
     const env: Environment = { ...browserEnvironment(), ...options.env };
-    const url = options.url ?? env.origin;
-    if (url === undefined) {
-      throw new ReattachError("bad_url", 'expected a url: there is no page here, pass "url"');
-    }
-    const base = new URL(url).href.replace(/\/+$/, "");
+    const base = baseOf(env, options.url);
     this.#env = env;
     this.#options = options;
     this.#disk = new Disk(env, { base, session: options.session });

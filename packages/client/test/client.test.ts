@@ -589,4 +589,15 @@ describe("the end", () => {
   test("outside of a page a url is needed", () => {
     expect(() => connect({ session: "s" })).toThrow(expect.objectContaining({ code: "bad_url" }));
   });
+
+  test("a url may be relative to the page", async () => {
+    const env = { page: "http://server.test/shop/cart.html" };
+    for (const url of ["/app", "../app/"]) {
+      const { session } = profile.open<Doc>({ url, env });
+      await until(() => session.status.connection === "online");
+      expect([...server.sockets].at(-1)?.url).toBe("ws://server.test/app/ws/session/s");
+      await session.close();
+    }
+    expect(() => profile.open({ url: "http://", env })).toThrow(TypeError);
+  });
 });
