@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from reattach.core.limits import Limits
 from tests.core.rig import Rig, check, inc, insert, move, put, splice, unset
 
 
@@ -551,3 +552,22 @@ def test_forgotten_writes_count_as_concurrent() -> None:
     rig.session.index.prune(1)
     assert rig.conflicts("b", put("/x", 2), base=0, at=55) == [("/x", 2, 1)]
     assert rig.conflicts("c", put("/x", 3), base=1, at=70) == [("/x", 3, 2)]
+
+
+def test_a_session_does_not_weigh_all_that_was_ever_removed() -> None:
+    """Rule M13. Removals were remembered for ever: a session with 10,000 of them took a second to
+    open, and its saved state weighed a hundred times what was in it.
+    """
+    rig = Rig({"kept": 0} | {f"k{n}": n for n in range(100)}, Limits(max_removals_known=10))
+    for number in range(100):
+        rig.change("a", unset(f"/k{number}"), base=number)
+        assert sum(1 for _ in rig.session.index) <= 10
+    # What is remembered is told apart from what is not.
+    assert rig.conflicts("b", put("/kept", 1), base=99) == []
+    assert rig.conflicts("c", put("/kept", 2), base=0, at=1) == [("/kept", 1, 2)]
+    rig = Rig({"n": 0}, Limits(max_removals_known=10))
+    rig.change("a", put("/n", 1), base=0)
+    for number in range(1, 101):
+        rig.change("a", put("/again", 1), base=2 * number - 1)
+        rig.change("a", unset("/again"), base=2 * number)
+    assert rig.session.index.floor == 0, "one path that is removed again and again is one"

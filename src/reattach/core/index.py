@@ -115,6 +115,8 @@ class Index:
         """Writes up to this order may have been forgotten, and so count as concurrent."""
         self.floor_at = 0
         """The latest ``at`` of a forgotten write, ms."""
+        self._removals = 0
+        """How many removals were entered since they were last counted, and those counted then."""
 
     def record(self, path: Path, write: Write, undo: Undo, *, under: Write | None = None) -> None:
         """Enter a write; one that replaces forgets what lies below it.
@@ -158,6 +160,7 @@ class Index:
                 if under.at > write.at:
                     write = msgspec.structs.replace(write, at=under.at)
         else:
+            self._removals += write.kind == Kind.UNSET
             node.other = None
             if node.children:
                 undo.append((setattr, (node, "children", node.children)))
@@ -276,6 +279,24 @@ class Index:
         """Forget every write up to ``floor`` (an order). Not undone."""
         self.floor = max(self.floor, floor)
         self._prune(self.root, floor)
+
+    def expire(self, most: int) -> None:
+        """Forget the oldest where there may be more than ``most`` removals, down to half of that.
+        Not undone.
+
+        All other writes are of what is there, and few where that is little.
+        """
+        if self._removals <= most:
+            return
+        orders = sorted(
+            node.last.order
+            for _, node in self
+            if node.last is not None and node.last.kind == Kind.UNSET
+        )
+        kept = most // 2
+        if len(orders) > kept:
+            self.prune(orders[-kept - 1])
+        self._removals = min(len(orders), kept)
 
     def _prune(self, node: Node, floor: int) -> None:
         if node.last is not None and node.last.order <= floor:

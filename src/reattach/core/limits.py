@@ -35,6 +35,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_device_info_bytes: int = 4 * _KIB
     max_checkpoint_bytes: int = 4 * _KIB
     max_text_history_bytes: int = 512 * _KIB
+    max_removals_known: int = 1_024
+    """Beyond it the oldest are forgotten: what a change made before them meets is concurrent."""
     saved_state_floor_bytes: int = 64 * _KIB
 
     def announced(self) -> dict[str, int]:

@@ -231,7 +231,7 @@ class Session:
         for commit in self.commits:
             self._remember(commit.version, commit.body)
         self._trim()
-        self.texts.prune(self.limits.max_text_history_bytes)
+        self._forget()
 
     def abort(self) -> None:
         """Take the batch back: it is not known to be durable."""
@@ -757,7 +757,7 @@ class Session:
         self.step = self._read_step()
         self.record = msgspec.structs.replace(self.record, version=self.version)
         self._trim()
-        self.texts.prune(self.limits.max_text_history_bytes)
+        self._forget()
 
     def since(self, version: int) -> list[bytes] | None:
         """Return the commits after a version as frames, or None where a whole state costs less
@@ -786,6 +786,14 @@ class Session:
     def _remember(self, version: int, body: bytes) -> None:
         self.tail.append((version, body))
         self.tail_bytes += len(body)
+
+    def _forget(self) -> None:
+        """Let go of what merging needs of long ago, so that a session does not weigh its history.
+
+        Nothing is in flight then, and nothing of it is to be taken back.
+        """
+        self.index.expire(self.limits.max_removals_known)
+        self.texts.prune(self.limits.max_text_history_bytes)
 
     def _trim(self) -> None:
         while self.tail and self.tail_bytes - len(self.tail[0][1]) >= self.document.weight:
