@@ -20,7 +20,10 @@ from tests.support.chromium import Browser
 from tests.support.paths import NODE, ROOT
 from tests.test_schema_docs import run
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.one_node("what the document shows is one application on a file of SQLite"),
+]
 
 PAGE = (ROOT / "docs" / "add-to-your-app.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}

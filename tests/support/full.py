@@ -48,7 +48,7 @@ def share(monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> None:
         if reattach._store is not None:
             return one_life(reattach, registry)
         # What runs beside its sessions does so once.
-        rest = SimpleNamespace(settings=reattach.settings, lifespan=None)
+        rest = SimpleNamespace(settings=reattach.settings, lifespan=None, crew=None)
         other = one_life(cast("app.Reattach", rest), reattach._new_registry())
         return _TwoLives(one_life(reattach, registry), other)
 
