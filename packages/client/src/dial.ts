@@ -64,6 +64,8 @@ export function dialer(env: Environment, base: string, id: string): (events: Lin
 
     const stream = () => {
       env.clearTimer(timer);
+      // Where the stream says nothing either, it is the way that is slow: a WebSocket gets all its time.
+      silent = 0;
       let gone = false;
       /** A WebSocket of ours has said hello, and may have ended the stream by it. */
       let greeted = false;

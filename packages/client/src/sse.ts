@@ -53,8 +53,12 @@ export function openStream(env: Environment, base: string, id: string, events: L
       signal: line.signal,
     });
 
-  /** A problem of the server's own means what a close or an `error` does; anything else is a proxy's. */
-  const fail = async (answer: Response) => {
+  /**
+   * A problem of the server's own means what a close or an `error` does; anything else is a proxy's.
+   * That this user may not, or that there is no such session, is the stream's to say (`down`): what
+   * goes up may go with the cookie of somebody who signed in since.
+   */
+  const fail = async (answer: Response, down = false) => {
     const { status } = answer;
     const problem = await answer.json().catch(() => ({}));
     const { code, detail, retry_after_ms } = problem;
@@ -62,7 +66,13 @@ export function openStream(env: Environment, base: string, id: string, events: L
     if (code === "seq_reused" || retry_after_ms) {
       changes = [];
       events.frame({ type: "error", code, message: detail, retry_after_ms });
-    } else if (code && status < 500 && status !== 409 && code !== "not_found") {
+    } else if (
+      code &&
+      status < 500 &&
+      status !== 409 &&
+      code !== "not_found" &&
+      (down || (status !== 403 && status !== 404))
+    ) {
       end(4000 + (status === 422 ? 400 : status), detail);
     } else end(1006, `the server answered ${status}`);
   };
@@ -98,12 +108,12 @@ export function openStream(env: Environment, base: string, id: string, events: L
     const { create } = hello;
     if (answer.status === 404 && create && !created) {
       const made = await post("", { session_id: decodeURIComponent(id), ...create });
-      if (!made.ok && made.status !== 409) return fail(made);
+      if (!made.ok && made.status !== 409) return fail(made, true);
       created = made.ok;
       hello = { ...hello, create: null };
       return read();
     }
-    if (!answer.ok || !answer.body) return fail(answer);
+    if (!answer.ok || !answer.body) return fail(answer, true);
     const parts = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let held = "", last = ""; ; ) {
       const { done, value } = await parts.read();
@@ -151,7 +161,11 @@ export function openStream(env: Environment, base: string, id: string, events: L
       if (!frame) {
         frame = waiting[0];
         if (!frame) return;
-        if (numberOf(frame) > decided + 1 && posting) return;
+        if (numberOf(frame) > decided + 1) {
+          // With nothing on its way up, what became of the number before is told by a welcome only.
+          if (!posting) end(1006, "a decision is missing");
+          return;
+        }
         waiting.shift();
         if (frame.type === "rejected" && frame.seq <= decided) continue;
       }

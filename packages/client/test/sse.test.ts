@@ -1,7 +1,8 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type ConnectOptions, connect, memoryStore, type Session } from "../src";
 import type { ServerFrame } from "../src/core/wire";
-import { browserEnvironment } from "../src/env";
+import { dialer } from "../src/dial";
+import { browserEnvironment, type Environment } from "../src/env";
 import { openStream } from "../src/sse";
 import { LiveServer, Wire } from "./support/live";
 import { until } from "./support/page";
@@ -211,4 +212,100 @@ test("a checkpoint is saved once for its ref, and who may not hears why", async 
   expect(told("r2")[0]).toMatchObject({ type: "error" });
   const listed = await fetch(`${server.url}/api/v0/session/marked/checkpoints`);
   expect(((await listed.json()) as { items: unknown[] }).items).toHaveLength(1);
+});
+
+const encoder = new TextEncoder();
+const problem = (status: number, code: string) => Response.json({ code, detail: "" }, { status });
+
+/** A stream whose other side is the test: what it says, what it answers, and how it ended. */
+async function scripted(post: (path: string) => Response) {
+  let body!: ReadableStreamDefaultController<Uint8Array>;
+  const say = (frame: object) => body.enqueue(encoder.encode(`data: ${JSON.stringify(frame)}\n\n`));
+  const frames: ServerFrame[] = [];
+  const ends: number[] = [];
+  const answer = async (path: string) => {
+    if (!path.endsWith("/events")) return post(path);
+    return new Response(
+      new ReadableStream<Uint8Array>({
+        start(controller) {
+          body = controller;
+        },
+      }),
+    );
+  };
+  const env = {
+    ...browserEnvironment(),
+    fetch: ((input: string) => answer(input)) as unknown as typeof fetch,
+  };
+  const line = openStream(env, "http://server", "s", {
+    opened: () => line.send({ type: "hello", client_id: "me", device: { id: "d" }, t: 0 }),
+    frame: (frame) => frames.push(frame),
+    closed: (code) => ends.push(code),
+  });
+  await until(() => body !== undefined);
+  return { line, say, frames, ends };
+}
+
+test.each([
+  [403, "forbidden"],
+  [404, "session_not_found"],
+])("a %i to what goes up ends the line, not the session", async (status, code) => {
+  const { line, ends } = await scripted(() => problem(status, code));
+  line.send({ type: "heartbeat", t: 0 });
+  await until(() => ends.length > 0);
+  expect(ends).toEqual([1006]);
+});
+
+test("a decision that was not told is asked for: what comes behind it is not passed on", async () => {
+  const { line, say, frames, ends } = await scripted(() => problem(500, "internal"));
+  const own = (seq: number) => ({
+    ...{ type: "state_update", version: seq, patch: [], at: 0 },
+    by: { client_id: "me", device_id: "d", seq },
+  });
+  say(own(1));
+  await until(() => frames.length === 1);
+  say(own(3));
+  await until(() => ends.length > 0);
+  line.stop();
+  expect(ends).toEqual([1006]);
+  expect(frames).toHaveLength(1);
+});
+
+test("where neither says anything, a WebSocket is given all its time again", () => {
+  const timers: { callback: () => void; ms: number }[] = [];
+  let tried = 0;
+  let closes = 0;
+  class Silent {
+    constructor() {
+      tried++;
+    }
+    close() {
+      closes++;
+    }
+  }
+  const open = dialer(
+    {
+      ...browserEnvironment(),
+      WebSocket: Silent as unknown as Environment["WebSocket"],
+      setTimer: (callback, ms) => timers.push({ callback, ms }),
+      clearTimer() {},
+    },
+    "http://server",
+    "s",
+  );
+  const attempt = () => {
+    const line = open({ opened() {}, frame() {}, closed() {} });
+    timers.pop()?.callback();
+    line.stop();
+  };
+  attempt();
+  expect(closes).toBe(1);
+  // The second one is given up for a stream, which says nothing either.
+  attempt();
+  expect(closes).toBe(2);
+  const line = open({ opened() {}, frame() {}, closed() {} });
+  timers.pop()?.callback();
+  expect(closes).toBe(2);
+  expect(tried).toBe(3);
+  line.stop();
 });
