@@ -33,6 +33,7 @@ export class Connection {
   readonly #open: (events: LineEvents) => Line;
   #line: Line | null = null;
   #attempt = 0;
+  #asking = new AbortController();
   /** What the last line was opened with. */
   #bearer: string | undefined;
 
@@ -78,9 +79,10 @@ export class Connection {
     this.#line?.send(frame);
   }
 
-  /** Nothing is heard of the line, or of the attempt at one, from here on. */
+  /** Nothing is heard of the line, of the attempt at one, or of the history, from here on. */
   hangUp(): void {
     this.#attempt++;
+    this.#asking.abort();
     this.#line?.stop();
     this.#line = null;
   }
@@ -112,7 +114,9 @@ export class Connection {
 
   /** Feeds what a client's changes became. */
   async history(clientId: string, from: number): Promise<void> {
-    const commits: HistoryItem[] = [];
+    let commits: HistoryItem[] | null = [];
+    this.#asking = new AbortController();
+    const { signal } = this.#asking;
     try {
       const token = await this.bearer();
       let next: string | null = null;
@@ -124,16 +128,17 @@ export class Connection {
         if (next !== null) query.set("next", next);
         const answer = await this.#env.fetch(`${this.#address}/history?${query}`, {
           headers: token === undefined ? {} : { Authorization: `Bearer ${token}` },
+          signal,
         });
         if (!answer.ok) throw new Error(`expected the history, got ${answer.status}`);
         const page = (await answer.json()) as { items: HistoryItem[]; next?: string | null };
         commits.push(...page.items);
         next = page.next ?? null;
       } while (next !== null);
-      this.#feed({ type: "history", commits });
     } catch {
-      this.#feed({ type: "history", commits: null });
+      commits = null;
     }
+    if (!signal.aborted) this.#feed({ type: "history", commits });
   }
 
   /** Makes a session that nobody had signed in for that of `token`'s user, and answers who that is. */

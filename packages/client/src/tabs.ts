@@ -122,6 +122,8 @@ export function joinTabs(
         // not at once, whatever the reason was.
         leads = steal = false;
         events.lead(false);
+        // What the line does is the other tab's to say, and it may have said so already.
+        say({ type: "hi" });
         await new Promise<void>((resolve) => env.setTimer(resolve, AGAIN_MS));
       }
     }

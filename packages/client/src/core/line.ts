@@ -98,10 +98,10 @@ export class Line {
     this.#probed = null;
   }
 
-  /** Ends the connection, where there is one. `closed`: it ended by itself. */
+  /** Ends the connection, or the asking, where there is one. `closed`: it ended by itself. */
   hangUp(at: "idle" | "waiting" | "asking" | "closed", now: number, closed = false): void {
     const { at: before } = this;
-    if (!closed && (before === "opening" || before === "greeting" || before === "live")) {
+    if (!closed && before !== "idle" && before !== "waiting" && before !== "closed") {
       this.#emit({ type: "disconnect" });
     }
     if (before === "live" && now - this.#since >= GOOD_MS) this.attempts = 0;

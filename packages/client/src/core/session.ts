@@ -486,6 +486,7 @@ export class SessionCore {
         return;
       case "greet":
         if (line.at === "opening" || line.at === "greeting") this.#lost();
+        if (line.at === "asking") this.#backOff();
         return;
       case "beat":
         if (line.at === "live" && !line.beat(this.#now)) this.#lost();
@@ -761,6 +762,9 @@ export class SessionCore {
   /** Finds out which of the pending changes were committed under this name, by whomever. */
   #ask(): void {
     this.#line.hangUp("asking", this.#now);
+    this.#line.greet(this.#now);
+    // Until the next welcome the name is in doubt: no last breath under it.
+    this.#welcomed = "";
     const { pending, confirmed } = this.replica;
     const seen = pending.reduce(
       (least, { change }) => Math.min(least, change.base),

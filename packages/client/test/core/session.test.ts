@@ -460,6 +460,21 @@ describe("a client whose record is not the server's", () => {
     expect(device.hello.seq).toBe(0);
   });
 
+  test("a history that does not come ends the asking, and no last breath goes meanwhile", async () => {
+    const device = await cloned();
+    await device.resumed([], { seq: 3, seq_at: 77 });
+    device.connected = true;
+    await device.advance(14_999);
+    expect(device.connected).toBe(true);
+    await device.advance(1);
+    // What is still on its way is given up.
+    expect(device.connected).toBe(false);
+    expect(device.core.lastBreath(() => true, device.now)).toBeNull();
+    device.feed({ type: "history", commits: [] });
+    await device.reopen();
+    expect(device.hello.seq).toBe(0);
+  });
+
   test("B1, B5: the new name and numbers are on the disk before anything is sent under them", async () => {
     const store = durableMemory();
     const device = await new Device(store).join({ n: 0 });
