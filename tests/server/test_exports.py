@@ -126,6 +126,7 @@ async def test_what_is_no_such_file_is_refused_and_nothing_is_written(tmp_path: 
             spoilt(lambda f: f["state"].update(index="x")),
             spoilt(lambda f: f["session"].update(version=10**20)),
             spoilt(lambda f: f["session"].update(session_id="a/b")),
+            spoilt(lambda f: f["session"].update(session_id="import")),
             spoilt(lambda f: f["members"][0].update(role="king")),
             spoilt(lambda f: f["devices"][0].update(info=[])),
         ]

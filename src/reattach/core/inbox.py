@@ -195,7 +195,7 @@ class Inbox:
             found = msgspec.structs.replace(proposal, past=past)
         else:
             found = msgspec.structs.replace(proposal, refused=past)
-        self._queue.appendleft(_Queued(queued.connection, queued.request, found))
+        self._queue.appendleft(_Queued(queued.connection, queued.request, found, queued.size))
 
     def landed(self, decided: Decided) -> None:
         """What a batch decided is durable: answer requests, and read on from who waited."""

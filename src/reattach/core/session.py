@@ -276,7 +276,9 @@ class Session:
     def mark(
         self, checkpoint_id: str, kind: str, name: str | None = None, data: bytes | None = None
     ) -> CheckpointRecord:
-        """Add a mark on the current version to the batch."""
+        """Add a mark on the current version to the batch; one of that id in it stays as it is."""
+        if checkpoint_id in self.checkpoints:
+            return self.checkpoints[checkpoint_id]
         record = CheckpointRecord(
             checkpoint_id=checkpoint_id,
             name=name,

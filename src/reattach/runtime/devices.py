@@ -88,7 +88,9 @@ async def revoke(registry: Registry, session_id: str, device_id: str, *, by: str
         return registry.members.part(
             room,
             _line(registry, "revoked", device, by, tokens=len(tokens), links=len(links)),
-            devices=[msgspec.structs.replace(device, revoked_at=registry.clock.now())],
+            devices=[
+                msgspec.structs.replace(device, is_primary=False, revoked_at=registry.clock.now())
+            ],
             credentials=[msgspec.structs.replace(one, kind=over) for one in tokens],
             credentials_removed=links,
         )

@@ -13,9 +13,10 @@ import msgspec
 
 from reattach.core.connection import Role
 from reattach.core.guard import Guard
+from reattach.core.schema import Schema
 from reattach.core.session import Session
 from reattach.core.values import check
-from reattach.errors import AlreadyExists, BadRequest, SessionNotFound, TooLarge
+from reattach.errors import AlreadyExists, BadRequest, ChangeRefused, SessionNotFound, TooLarge
 from reattach.runtime.access import User
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
@@ -45,6 +46,10 @@ FORMAT: Final = "reattach.session.1"
 
 _MOST_MEMBERS: Final = 1_000
 
+_SessionId = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(?!(heartbeat|check-connection|import)$)[A-Za-z0-9._:~-]{1,128}$"),
+]
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:~-]{1,128}$")]
 _User = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -69,7 +74,7 @@ class _File(msgspec.Struct, kw_only=True):
 
 
 class _Session(msgspec.Struct, kw_only=True):
-    session_id: _Id
+    session_id: _SessionId
     user_id: _User
     epoch: str
     epoch_version: _Count
@@ -276,9 +281,10 @@ def _checked(registry: Registry, part: Append) -> None:
     record, saved = part.session, part.state
     assert record is not None
     assert saved is not None
+    schema = None if record.schema_name is None else registry.schemas.get(record.schema_name)
     try:
-        session = _played(registry, part, record, saved)
-    except BadRequest:
+        session = _played(registry, part, record, saved, schema)
+    except (BadRequest, ChangeRefused):
         raise
     except Exception as error:  # noqa: BLE001 - a file may hold whatever nobody wrote here
         raise BadRequest(
@@ -289,14 +295,22 @@ def _checked(registry: Registry, part: Append) -> None:
     check(state, depth=registry.limits.max_nesting, path="")
     if session.document.weight > registry.limits.max_state_bytes:
         raise TooLarge(f"expected a state of at most {registry.limits.max_state_bytes} bytes")
-    schema = None if record.schema_name is None else registry.schemas.get(record.schema_name)
     if schema is not None and record.schema_version == schema.version:
         registry.begin(record.schema_name, state, Role.OWNER)
     elif schema is not None:
         Guard(schema.fields).begin(Role.OWNER, state)
 
 
-def _played(registry: Registry, part: Append, record: SessionRecord, saved: SavedState) -> Session:
+def _played(
+    registry: Registry,
+    part: Append,
+    record: SessionRecord,
+    saved: SavedState,
+    schema: Schema | None,
+) -> Session:
+    """Play the history. No version of it may have what an owner may not write: each one can be
+    forked and restored.
+    """
     wanted = list(range(saved.version + 1, record.version + 1))
     versions = [msgspec.json.decode(one.body, type=_Frame).version for one in part.commits]
     if versions != wanted or [one.version for one in part.commits] != wanted:
@@ -311,8 +325,17 @@ def _played(registry: Registry, part: Append, record: SessionRecord, saved: Save
     loaded = Loaded(
         session=record,
         saved=saved,
-        tail=part.commits,
+        tail=(),
         conflicts=[one for one in part.conflicts if one.status != "resolved"],
         devices=(),
     )
-    return Session(loaded, registry.limits)
+    session = Session(loaded, registry.limits)
+    guard = None if schema is None else Guard(schema.fields)
+    if guard is None or not guard.any:
+        session.replay(part.commits)
+        return session
+    guard.begin(Role.OWNER, state)
+    for commit in part.commits:
+        session.replay([commit])
+        guard.begin(Role.OWNER, session.document.state)
+    return session
