@@ -68,7 +68,8 @@ simulate: install ## SEEDS random stories (200) in which everything breaks; FIRS
 	    --typescript "$(NODE) $(CLIENT)/sim/peer.mjs"
 
 soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL are killed; KILLS (300) under a browser
-	REATTACH_SOAK_SECONDS=$(SOAK) $(BIN)/python -m pytest tests/faults/test_soak.py tests/runtime/test_long_history.py
+	REATTACH_SOAK_SECONDS=$(SOAK) $(BIN)/python -m pytest tests/faults/test_soak.py tests/runtime/test_long_history.py \
+	    tests/faults/test_live_nodes.py
 	REATTACH_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/browser/test_kills.py tests/browser/test_lines.py
 	REATTACH_TEST_NAP=60 $(BIN)/python -m pytest tests/browser/test_life.py -k stopped
 

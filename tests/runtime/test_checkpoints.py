@@ -75,6 +75,19 @@ async def test_a_checkpoint_is_saved_once_by_client_and_ref() -> None:
         ]
 
 
+async def test_a_ref_that_comes_twice_in_one_batch_marks_what_it_marked_first() -> None:
+    # Rule K1
+    async with running() as node:
+        a = await node.client(client_id="a")
+        a.feed({"type": "save_checkpoint", "ref": "r"})
+        a.change(put("/n", 1))
+        a.feed({"type": "save_checkpoint", "ref": "r"})
+        await settle()
+        (mark,) = await marks(node)
+        assert mark.version == 0
+        assert {one["checkpoint"]["version"] for one in a.of_type("checkpoint_saved")} == {0}
+
+
 async def test_what_no_checkpoint_can_be_is_an_error_with_its_ref() -> None:
     # Rule K3
     async with running() as node:

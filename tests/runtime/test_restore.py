@@ -46,6 +46,7 @@ async def test_a_restore_makes_the_state_that_of_then_and_is_undone_by_another()
         assert a.state == b.state == {"n": 2, "k0": {"x": 0}, "k1": {"x": 1}, "k2": {"x": 2}}
         assert b.of_type("session_restored")[1]["checkpoint_id"] == mark.checkpoint_id
         assert await node.fresh() == a.state
+        assert node.registry.backlog.bytes == 0  # nothing waits, so nothing is held back
         node.honest()
 
 

@@ -120,6 +120,13 @@ async def test_exactly_one_device_is_primary(api: Api) -> None:
     assert await primary() == ["laptop"], "who is let in no more is none"
     await api.ask("PATCH", "/draft/devices/phone", mine, {"revoked": False})
     assert await primary() == ["laptop"], "nor is it again by coming back"
+    for primary_by_people, back in (("phone", "laptop"), ("laptop", "phone")):
+        path = f"/draft/devices/{primary_by_people}"
+        await api.ask("PATCH", path, mine, {"is_primary": True})
+        await api.ask("DELETE", path, mine)
+        await api.ask("PATCH", f"/draft/devices/{back}", mine, {"is_primary": True})
+        await api.ask("PATCH", path, mine, {"revoked": False})
+        assert await primary() == [back], "also where somebody else was made it meanwhile"
 
 
 async def test_a_revoked_device_is_closed_and_let_in_no_more(api: Api) -> None:

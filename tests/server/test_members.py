@@ -224,6 +224,36 @@ async def test_protected_fields_by_every_way_in(tmp_path: Path) -> None:
         assert (state["verdict"], state["title"], state["score"]) == ("done", "t", 4)
 
 
+class Scored(SessionModel):
+    verdict: str = ""
+    score: Annotated[int, WritableBy()] = 0
+
+
+async def test_no_version_of_an_imported_history_has_what_its_owner_may_not_write(
+    tmp_path: Path,
+) -> None:
+    # Rules A22, X11: an earlier version could be forked, or restored
+    database = f"sqlite:///{tmp_path / 'scores.db'}"
+    reviews = Reattach(database=database, authenticate=by_token, schemas=[Scored])
+    async with reviews, as_user(reviews, "ann") as ann:
+        body = {"session_id": "s", "schema": "Scored", "state": {"verdict": "new"}}
+        assert (await ann.post("/api/v0/session", json=body)).status_code == 201
+        for verdict in ("good", "bad"):
+            assert (await merge(ann, {"verdict": verdict})).status_code == 200
+        file = (await ann.get(session_url("s", "/export"))).json()
+        file["session"]["session_id"] = "honest"
+        answer = await ann.post("/api/v0/session/import", json=file)
+        assert answer.status_code == 201
+        file["session"]["session_id"] = "forged"
+        (first,) = [one["body"] for one in file["commits"] if one["version"] == 1]
+        (last,) = [one["body"] for one in file["commits"] if one["version"] == 2]
+        before = file["state"]["state"]["score"]
+        first["patch"].append({"op": "replace", "path": "/score", "value": 9})
+        last["patch"].append({"op": "replace", "path": "/score", "value": before})
+        answer = await ann.post("/api/v0/session/import", json=file)
+        assert problem(answer, 403, "forbidden")["path"] == "/score"
+
+
 async def test_a_hello_creates_with_defaults_of_what_it_may_not_write(tmp_path: Path) -> None:
     # Rule A22
     database = f"sqlite:///{tmp_path / 'reviews.db'}"

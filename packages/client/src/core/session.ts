@@ -163,12 +163,14 @@ export class SessionCore {
     const { connection, error, readOnly } = this.view;
     const { disk, diskError, kept } = this.#ledger;
     const pending = this.replica.pending.length;
+    // Before there is a state, what a form holds is not counted yet: nothing can be said of it.
+    const here = this.#loaded && Boolean(this.replica.confirmed);
     const storage = diskError === "" ? null : { code: "storage", message: diskError };
     return {
       connection,
       pending,
-      savedOnDevice: this.#loaded && kept,
-      saved: this.#loaded && pending === 0,
+      savedOnDevice: here && kept,
+      saved: here && pending === 0,
       storage: disk === "works" ? "durable" : "memory",
       persisted: this.#persisted,
       sharedTabs: disk === "works" && this.#exclusive,
