@@ -46,7 +46,10 @@ async def change(
     def make(room: Room, _: Sequence[CredentialRecord]) -> Append | None:
         device = _find(room, device_id)
         now = {name: getattr(device, name) for name in fields}
-        if now == fields:
+        # One that is primary only because the others are not stays so by being made it.
+        stored = room.devices.get(device_id)
+        by_age = fields.get("is_primary") and stored is not None and not stored.is_primary
+        if now == fields and not by_age:
             return None
         devices = [msgspec.structs.replace(device, **fields)]
         if fields.get("is_primary"):
@@ -56,7 +59,7 @@ async def change(
                 if one.is_primary and one.device_id != device_id
             ]
         done = [word for name, word in _WORDS.items() if now.get(name) != fields.get(name)]
-        line = _line(registry, "device_changed", device, by, done=done)
+        line = _line(registry, "device_changed", device, by, done=done) if done else None
         return registry.members.part(room, line, devices=devices)
 
     await listed(registry, await registry.open(session_id))

@@ -284,9 +284,11 @@ def _checked(registry: Registry, part: Append) -> None:
     schema = None if record.schema_name is None else registry.schemas.get(record.schema_name)
     try:
         session = _played(registry, part, record, saved, schema)
-    except (BadRequest, ChangeRefused):
+    except BadRequest:
         raise
-    except Exception as error:  # noqa: BLE001 - a file may hold whatever nobody wrote here
+    except Exception as error:
+        if isinstance(error, ChangeRefused) and error.code == "forbidden":
+            raise
         raise BadRequest(
             f"expected an exported session whose history can be played, got: {error!r}",
             code="bad_export",
