@@ -9,7 +9,7 @@ SEEDS    ?= 200
 SOAK     ?= 600
 CONNECTIONS ?= 2000
 KILLS    ?= 300
-JOBS     ?= 2
+JOBS     ?= 3
 APP      ?= examples.gap_resolution.app:reattach
 
 BIN := .venv/bin
