@@ -35,6 +35,7 @@ from reattach.store.base import (
     Outcome,
     Page,
     RefusalRecord,
+    Search,
     SessionRecord,
     Standing,
     Store,
@@ -188,6 +189,12 @@ class FaultyStore:
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         return await self._call("sessions", lambda: self.inner.sessions(user_id, after, limit))
+
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        return await self._call("search", lambda: self.inner.search(search, after, limit))
+
+    async def renew_epochs(self, epoch: str) -> int:
+        return await self._call("renew_epochs", lambda: self.inner.renew_epochs(epoch))
 
     async def log(
         self,

@@ -53,6 +53,7 @@ __all__ = [
     "Page",
     "RefusalRecord",
     "SavedState",
+    "Search",
     "SessionRecord",
     "Standing",
     "Store",
@@ -371,6 +372,18 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     refusal: bytes | None
 
 
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions an operator looks for; what is None or empty leaves none out."""
+
+    begins: str = ""
+    """How the session's id begins."""
+    user_id: str | None = None
+    """Its owner of record, or a member."""
+    schema_name: str | None = None
+    active_since: int | None = None
+    """Its last activity was then or later, ms since 1970."""
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a list; ``next`` goes back to get the one after it, None on the last."""
 
@@ -438,6 +451,15 @@ class Store(Protocol):
 
         Newest activity first; a page costs what is on it, however many there are.
         """
+
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        """List the sessions of all users that are looked for, as `SessionRecord`.
+
+        Newest activity first. It is for operators: a page may cost a look at every session's row.
+        """
+
+    async def renew_epochs(self, epoch: str) -> int:
+        """Begin another epoch in every session, in one transaction; return how many there are."""
 
     async def members(self, session_id: str) -> Sequence[MemberRecord]:
         """Read the members of a session by user id, without the owner of record."""

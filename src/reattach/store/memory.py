@@ -33,6 +33,7 @@ from reattach.store.base import (
     Page,
     RefusalRecord,
     SavedState,
+    Search,
     SessionRecord,
     Standing,
     Tombstone,
@@ -361,6 +362,37 @@ class MemoryStore:
             items=rows[:limit],
             next=place_mark(*_session_place(rows[limit - 1])) if more else None,
         )
+
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        """List the sessions of all users that are looked for."""
+        await self.check()
+        place = place_after(after)
+        rows = sorted(
+            (
+                session.row
+                for session in self._sessions.values()
+                if _session_place(session.row) < place
+                and session.row.session_id.startswith(search.begins)
+                and search.user_id in {None, session.row.user_id, *session.members}
+                and search.schema_name in {None, session.row.schema_name}
+                and session.row.last_activity >= (search.active_since or 0)
+            ),
+            key=_session_place,
+            reverse=True,
+        )
+        more = len(rows) > limit
+        return Page(
+            items=rows[:limit],
+            next=place_mark(*_session_place(rows[limit - 1])) if more else None,
+        )
+
+    async def renew_epochs(self, epoch: str) -> int:
+        """Begin another epoch in every session."""
+        await self.check()
+        for session in self._sessions.values():
+            version = session.row.version
+            session.row = msgspec.structs.replace(session.row, epoch=epoch, epoch_version=version)
+        return len(self._sessions)
 
     async def log(
         self,

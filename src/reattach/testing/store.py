@@ -44,6 +44,7 @@ from reattach.store.base import (
     Page,
     RefusalRecord,
     SavedState,
+    Search,
     SessionRecord,
     Standing,
     Store,
@@ -1139,6 +1140,53 @@ class StoreSuite:
         assert list(await store.grown_sessions(T0 + 1, "", 2)) == ["b", "c"]
         assert list(await store.grown_sessions(T0 + 1, "c", 2)) == ["d"]
         assert list(await store.grown_sessions(T0, "", 9)) == []
+
+    async def test_search(self, store: Store) -> None:
+        """Sessions of everybody, by what is asked for, newest activity first, page by page."""
+        parts = [
+            creation("a-1", user_id="ann", last_activity=T0 + 1),
+            creation("a-2", user_id="bob", last_activity=T0 + 3, schema_name="order"),
+            creation("a:3", user_id="bob", last_activity=T0 + 2, access_version=1),
+            creation("b~4", user_id="ann", last_activity=T0 + 2, schema_name="note"),
+        ]
+        parts[2].members = [MemberRecord(user_id="ann", role="viewer")]
+        await store.append(parts)
+
+        async def found(**asked: Any) -> list[str]:
+            names: list[str] = []
+            after: str | None = None
+            while True:
+                page = await store.search(Search(**asked), after, 2)
+                assert len(page.items) <= 2
+                names += [one.session_id for one in page.items]
+                if page.next is None:
+                    return names
+                after = page.next
+
+        assert await found() == ["a-2", "b~4", "a:3", "a-1"]
+        assert (await store.search(Search(), None, 1)).items == [parts[1].session]
+        assert await found(begins="a") == ["a-2", "a:3", "a-1"]
+        assert await found(begins="b~4") == ["b~4"]
+        assert await found(begins="a%") == []
+        assert await found(user_id="ann") == ["b~4", "a:3", "a-1"]
+        assert await found(user_id="bob") == ["a-2", "a:3"]
+        assert await found(schema_name="note") == ["b~4"]
+        assert await found(active_since=T0 + 2) == ["a-2", "b~4", "a:3"]
+        assert await found(user_id="ann", begins="a", active_since=T0 + 2) == ["a:3"]
+        assert await found(user_id="nobody") == []
+        with pytest.raises(BadRequest):
+            await store.search(Search(), "elsewhere", 2)
+
+    async def test_renew_epochs(self, store: Store) -> None:
+        """Every session goes on in the new epoch, and what was decided on the old one is stale."""
+        await store.append([creation("s1"), creation("s2")])
+        await store.append([change("s1", 0)])
+        assert await store.renew_epochs("epoch-2") == 2
+        first, second = await store.session("s1"), await store.session("s2")
+        assert first == row("s1", 1, epoch="epoch-2", epoch_version=1)
+        assert second == row("s2", epoch="epoch-2")
+        assert list(await store.append([change("s1", 1)])) == [STALE]
+        assert [one.version for one in await store.log("s1", first=0)] == [1]
 
     async def test_lease(self, store: Store) -> None:
         """One owner at a time, and as long as it wants to."""

@@ -34,6 +34,7 @@ from reattach.store.base import (
     Page,
     RefusalRecord,
     SavedState,
+    Search,
     SessionRecord,
     Standing,
     Tombstone,
@@ -264,11 +265,28 @@ class PostgresStore:
         """List the sessions of a user, newest activity first."""
         at, name = place_after(after)
         rows = await self._all(sql.LIST_SESSIONS, text(user_id), at, text(name), limit + 1)
-        items = [to_session(row) for row in rows[:limit]]
-        last = items[-1] if len(rows) > limit else None
-        return Page(
-            items=items, next=place_mark(last.last_activity, last.session_id) if last else None
-        )
+        return _page(rows, limit)
+
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        """List the sessions of all users that are looked for."""
+        at, name = place_after(after)
+        user_id = None if search.user_id is None else text(search.user_id)
+        schema = None if search.schema_name is None else text(search.schema_name)
+        since = to_number(search.active_since or 0)
+        wanted = (text(search.begins), user_id, schema, since)
+        rows = await self._all(sql.SEARCH_SESSIONS, at, text(name), *wanted, limit + 1)
+        return _page(rows, limit)
+
+    async def renew_epochs(self, epoch: str) -> int:
+        """Begin another epoch in every session."""
+        if self._readers is None:
+            raise closed(self.place)
+        try:
+            async with self._readers.use() as db:
+                done: str = await db.execute(sql.RENEW_EPOCHS, epoch)
+        except asyncpg.PostgresError as error:
+            raise unavailable(self.place, error) from error
+        return int(done.rpartition(" ")[2])
 
     async def log(
         self,
@@ -618,6 +636,13 @@ async def _write(db: Connection, work: Batch) -> list[Outcome]:
     row = await db.fetchrow(work.statement, *work.arguments)
     assert row is not None
     return work.outcomes(row[0], row[1])
+
+
+def _page(rows: Sequence[_Row], limit: int) -> Page:
+    """Make a page of the rows of sessions, of which one more than asked for were read."""
+    items = [to_session(row) for row in rows[:limit]]
+    last = items[-1] if len(rows) > limit else None
+    return Page(items=items, next=place_mark(last.last_activity, last.session_id) if last else None)
 
 
 def _to_standing(row: _Row) -> Standing | Tombstone | None:

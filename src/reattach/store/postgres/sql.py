@@ -627,6 +627,22 @@ LIST_SESSIONS: Final = """
 ORDER BY last_activity DESC, session_id DESC LIMIT $4
 """
 
+SEARCH_SESSIONS: Final = """
+SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
+FROM sessions
+WHERE (last_activity, session_id) < ($1, $2)
+    AND session_id >= $3 AND session_id < $3::text || chr(127)
+    AND ($4::text IS NULL OR user_id = $4
+        OR session_id IN (SELECT session_id FROM members WHERE user_id = $4))
+    AND ($5::text IS NULL OR schema_name = $5)
+    AND last_activity >= $6
+ORDER BY last_activity DESC, session_id DESC LIMIT $7
+"""
+"""Ids are of ASCII's visible characters alone."""
+
+RENEW_EPOCHS: Final = "UPDATE sessions SET epoch = $1, epoch_version = version"
+
 DUE_REACTIONS: Final = """
 SELECT session_id, name FROM reactions
 WHERE wanted > version AND leased_until <= $1 AND name = ANY ($2::text[])

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from reattach.store.base import (
     Activity,
@@ -39,6 +39,7 @@ from reattach.store.base import (
     Outcome,
     Page,
     RefusalRecord,
+    Search,
     SessionRecord,
     Standing,
     Tombstone,
@@ -190,18 +191,23 @@ class SQLiteStore:
 
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List the sessions of a user, newest activity first."""
-        place = place_after(after)
+        asked = (user_id, *place_after(after), limit + 1)
+        return await self._read(
+            lambda db: _page(db.execute(sql.LIST_SESSIONS, asked).fetchall(), limit)
+        )
 
-        def read(db: sqlite3.Connection) -> Page:
-            rows = db.execute(sql.LIST_SESSIONS, (user_id, *place, limit + 1)).fetchall()
-            items = [to_session(row) for row in rows[:limit]]
-            more = len(rows) > limit
-            last = items[-1] if more else None
-            return Page(
-                items=items, next=place_mark(last.last_activity, last.session_id) if last else None
-            )
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        """List the sessions of all users that are looked for."""
+        wanted = (search.begins, search.user_id, search.schema_name)
+        since = to_number(search.active_since or 0)
+        asked = (*place_after(after), *wanted, since, limit + 1)
+        return await self._read(
+            lambda db: _page(db.execute(sql.SEARCH_SESSIONS, asked).fetchall(), limit)
+        )
 
-        return await self._read(read)
+    async def renew_epochs(self, epoch: str) -> int:
+        """Begin another epoch in every session."""
+        return await self._write(lambda: self._file.count(sql.RENEW_EPOCHS, (epoch,)))
 
     async def log(
         self,
@@ -402,7 +408,7 @@ class SQLiteStore:
     async def trim_activity(self, before: int, limit: int) -> int:
         """Remove the oldest lines of all activity logs from before a time; return how many."""
         row = to_number(before), limit
-        return await self._write(lambda: self._file.remove(sql.REMOVE_OLD_ACTIVITY, row))
+        return await self._write(lambda: self._file.count(sql.REMOVE_OLD_ACTIVITY, row))
 
     async def idempotent(self, user_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """Read what a key was answered, if it was within a day."""
@@ -419,6 +425,13 @@ class SQLiteStore:
         if self._readers is None:
             raise closed(self._file.path)
         return await _hop(self._readers, lambda: self._file.read(work))
+
+
+def _page(rows: Sequence[tuple[Any, ...]], limit: int) -> Page:
+    """Make a page of the rows of sessions, of which one more than asked for were read."""
+    items = [to_session(row) for row in rows[:limit]]
+    last = items[-1] if len(rows) > limit else None
+    return Page(items=items, next=place_mark(last.last_activity, last.session_id) if last else None)
 
 
 async def _hop(executor: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:

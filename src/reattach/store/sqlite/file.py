@@ -213,16 +213,16 @@ class File:
             raise _unavailable(self.path, error) from error
         return None if found is None else found[0]
 
-    def remove(self, statement: str, row: tuple[Any, ...]) -> int:
-        """Remove rows by one statement, durably; return how many."""
+    def count(self, statement: str, row: tuple[Any, ...]) -> int:
+        """Write by one statement, durably; return to how many rows."""
         db = self._ready()
         try:
             with transaction(db):
-                removed = db.execute(statement, row).rowcount
+                written = db.execute(statement, row).rowcount
         except _FAILURES as error:
             self._roll_back(db)
             raise _unavailable(self.path, error) from error
-        return removed
+        return written
 
     def append(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         if not batch:

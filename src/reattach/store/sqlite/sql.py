@@ -268,6 +268,22 @@ WHERE members.user_id = ?1 AND (members.last_activity, members.session_id) < (?2
 ORDER BY last_activity DESC, session_id DESC LIMIT ?4
 """
 
+SEARCH_SESSIONS: Final = """
+SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
+    schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
+FROM sessions
+WHERE (last_activity, session_id) < (?1, ?2)
+    AND session_id >= ?3 AND session_id < ?3 || char(127)
+    AND (?4 IS NULL OR user_id = ?4
+        OR session_id IN (SELECT session_id FROM members WHERE user_id = ?4))
+    AND (?5 IS NULL OR schema_name = ?5)
+    AND last_activity >= ?6
+ORDER BY last_activity DESC, session_id DESC LIMIT ?7
+"""
+"""Ids are of ASCII's visible characters alone."""
+
+RENEW_EPOCHS: Final = "UPDATE sessions SET epoch = ?, epoch_version = version"
+
 READ_MEMBER: Final = "SELECT role FROM members WHERE session_id = ? AND user_id = ?"
 
 READ_MEMBERS: Final = """

@@ -32,6 +32,7 @@ from reattach.store.base import (
     Outcome,
     Page,
     RefusalRecord,
+    Search,
     SessionRecord,
     Standing,
     Tombstone,
@@ -232,6 +233,14 @@ class Handle:
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List a user's sessions."""
         return await self._read(lambda rows: rows.sessions(user_id, after, limit))
+
+    async def search(self, search: Search, after: str | None, limit: int) -> Page:
+        """List sessions of all users."""
+        return await self._read(lambda rows: rows.search(search, after, limit))
+
+    async def renew_epochs(self, epoch: str) -> int:
+        """Begin another epoch in every session."""
+        return await self._read(lambda rows: rows.renew_epochs(epoch))
 
     async def log(
         self,
