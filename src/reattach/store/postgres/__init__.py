@@ -33,13 +33,13 @@ from reattach.store.base import (
     Outcome,
     Page,
     RefusalRecord,
-    SavedState,
     Search,
     SessionRecord,
     Standing,
     Tombstone,
 )
 from reattach.store.migrations import is_newer
+from reattach.store.packing import packed, unpacked
 from reattach.store.postgres import sql
 from reattach.store.postgres.connections import (
     Connection,
@@ -453,7 +453,7 @@ class PostgresStore:
             async with self._readers.use() as db, db.transaction():
                 if await db.fetchval(sql.HAS_EPOCH, name, compaction.epoch) is None:
                     return False
-                for one in compaction.states:
+                for one in map(packed, compaction.states):
                     await db.execute(sql.KEEP_STATE, name, one.version, one.state, one.index)
                 await db.execute(sql.COMPACT_LOG, name, floor)
                 await db.execute(sql.COMPACT_STATES, name, floor, list(compaction.kept))
@@ -497,10 +497,9 @@ class PostgresStore:
                 oldest = await every(sql.ALL_STATE)
                 if row[0] is None or not oldest:
                     return None
-                version, state, index = oldest[0]
                 return Everything(
                     session=to_session(row),
-                    saved=SavedState(version=version, state=state, index=index),
+                    saved=unpacked(*oldest[0]),
                     commits=[to_commit(one) for one in await every(sql.ALL_COMMITS)],
                     clients=[to_client(one) for one in await every(sql.ALL_CLIENTS)],
                     refusals=[to_refusal(one) for one in await every(sql.ALL_REFUSALS)],

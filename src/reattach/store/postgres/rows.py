@@ -24,10 +24,10 @@ from reattach.store.base import (
     MemberRecord,
     Outcome,
     RefusalRecord,
-    SavedState,
     SessionRecord,
     Tombstone,
 )
+from reattach.store.packing import packed, unpacked
 from reattach.store.postgres import sql
 from reattach.store.shared import to_checkpoint as _to_checkpoint
 from reattach.store.shared import to_commit, to_conflict
@@ -213,7 +213,7 @@ class Batch:
                 before = wanted - len(part.commits)
                 self._put(sql.REACTIONS, (number, name, reaction, before, wanted))
         if part.state is not None:
-            self._put(sql.STATES, (number, name, *astuple(part.state)))
+            self._put(sql.STATES, (number, name, *astuple(packed(part.state))))
 
     def _put(self, piece: sql.Piece, row: Row) -> None:
         self._rows.setdefault(piece, []).append(row)
@@ -282,7 +282,7 @@ def to_session(row: Row) -> SessionRecord:
 def to_loaded(row: Row) -> Loaded:
     return Loaded(
         session=to_session(row),
-        saved=SavedState(version=row[13], state=row[14], index=row[15]),
+        saved=unpacked(*row[13:16]),
         tail=[to_commit(one) for one in row[16]],
         conflicts=[to_conflict(one) for one in row[17]],
         devices=[to_device(one) for one in row[18]],

@@ -22,6 +22,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Final, NamedTuple
 
+from reattach.store.packing import HEAD, MARK
 from reattach.store.shared import IDEMPOTENCY_LIFETIME_MS
 
 __all__ = ["PARTS", "RACED", "Piece", "append_statement"]
@@ -555,9 +556,20 @@ FROM sessions AS session CROSS JOIN LATERAL (
 WHERE session_id = $1
 """
 
+
+def weight_of(column: str) -> str:
+    """Write out what the bytes in a column weigh unpacked: see `reattach.store.packing`."""
+    head = f"substring({column} FROM {len(MARK) + 1} FOR {HEAD - len(MARK)})"
+    return (
+        f"CASE WHEN substring({column} FROM 1 FOR {len(MARK)}) = '\\x{MARK.hex()}'"
+        f" THEN ('x' || encode({head}, 'hex'))::bit(32)::int8"
+        f" ELSE octet_length({column}) END"
+    )
+
+
 # The same of many. What they weigh is looked at before they are read: what a row has apart from it
 # (TOAST) stays there.
-READ_MANY_LOADED: Final = """
+READ_MANY_LOADED: Final = f"""
 WITH weighed AS MATERIALIZED (
     SELECT asked.session_id, number, saved.version, sum(COALESCE(saved.weight, 0)) OVER (
             ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
@@ -565,7 +577,7 @@ WITH weighed AS MATERIALIZED (
     FROM unnest($1::text[]) WITH ORDINALITY AS asked (session_id, number)
     LEFT JOIN sessions AS session ON session.session_id = asked.session_id
     LEFT JOIN LATERAL (
-        SELECT version, octet_length(state) + octet_length(last_writers) + COALESCE((
+        SELECT version, {weight_of("state")} + {weight_of("last_writers")} + COALESCE((
                 SELECT sum(octet_length(body) + octet_length(writes)) FROM commits
                 WHERE commits.session_id = asked.session_id AND commits.version > states.version
                     AND commits.version <= session.version
@@ -601,7 +613,7 @@ LEFT JOIN states AS saved
     ON saved.session_id = weighed.session_id AND saved.version = weighed.version
 LEFT JOIN sessions AS session ON session.session_id = saved.session_id
 WHERE COALESCE(before, 0) <= $2
-"""
+"""  # noqa: S608  # names of columns
 
 READ_VERSIONS: Final = """
 SELECT session_id, epoch, version, access_version FROM sessions

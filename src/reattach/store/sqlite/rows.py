@@ -29,11 +29,11 @@ from reattach.store.base import (
     MemberRecord,
     Outcome,
     RefusalRecord,
-    SavedState,
     SessionRecord,
     Standing,
     Tombstone,
 )
+from reattach.store.packing import packed, unpacked
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     changes_access,
@@ -227,7 +227,7 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
         if part.activity:
             activity += [(name, *astuple(line), name) for line in part.activity]
         if part.state is not None:
-            states.append((name, *astuple(part.state)))
+            states.append((name, *astuple(packed(part.state))))
         if changes_access(part):
             _write_access(db, part)
         row = part.session
@@ -271,7 +271,8 @@ def compact(db: sqlite3.Connection, compaction: Compaction) -> bool:
     name, floor = compaction.session_id, compaction.floor
     if db.execute(sql.HAS_EPOCH, (name, compaction.epoch)).fetchone() is None:
         return False
-    db.executemany(sql.KEEP_STATE, [(name, *astuple(one)) for one in compaction.states])
+    kept = [(name, *astuple(packed(one))) for one in compaction.states]
+    db.executemany(sql.KEEP_STATE, kept)
     db.execute(sql.COMPACT_LOG, (name, floor))
     db.execute(sql.COMPACT_STATES, (name, floor, json.dumps(list(compaction.kept))))
     removed = [(name, one) for one in compaction.checkpoints_removed]
@@ -378,7 +379,7 @@ def read_loaded(db: sqlite3.Connection, session_id: str, version: int | None) ->
     row = db.execute(sql.READ_STATE, (session_id, end)).fetchone()
     if row is None:
         return None
-    saved = SavedState(version=row[0], state=row[1], index=row[2])
+    saved = unpacked(*row)
     tail = db.execute(sql.READ_LOG, (session_id, saved.version + 1, end, -1))
     return Loaded(
         session=session,
@@ -480,7 +481,7 @@ def read_everything(db: sqlite3.Connection, session_id: str) -> Everything | Non
 
     return Everything(
         session=session,
-        saved=SavedState(version=oldest[0], state=oldest[1], index=oldest[2]),
+        saved=unpacked(*oldest),
         commits=[to_commit(row) for row in every(sql.ALL_COMMITS)],
         clients=[
             ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])
