@@ -297,9 +297,15 @@ class FaultyStore:
     async def saved_versions(self, session_id: str) -> Sequence[int]:
         return await self._call("saved_versions", lambda: self.inner.saved_versions(session_id))
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        return await self._call("log_times", lambda: self.inner.log_times(session_id, limit))
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
         return await self._call(
-            "grown_sessions", lambda: self.inner.grown_sessions(before, after, limit)
+            "aged_sessions",
+            lambda: self.inner.aged_sessions(before, marks_before, after, limit),
         )
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:

@@ -18,13 +18,14 @@ import pytest
 import pytest_asyncio
 
 from reattach.errors import StoreError, StoreRefused, StoreUnavailable
-from reattach.store.base import Append, Outcome
+from reattach.store.base import Append, Compaction, Outcome
 from reattach.store.migrations import migrate
 from reattach.store.postgres import PostgresStore, rows, sql
 from reattach.store.postgres.connections import Connection, connect
 from reattach.store.tables import metadata
 from reattach.testing.store import (
     DAY_MS,
+    EPOCH,
     T0,
     USER,
     DurableStoreSuite,
@@ -307,6 +308,26 @@ async def test_what_was_written_while_it_is_erased_is_erased(
         )
     assert task.result() == [OK]
     assert (await store.activity("s1", None, 10)).items == []
+
+
+async def test_a_compaction_under_way_holds_up_erasures_and_no_commits(
+    url: str, store: PostgresStore
+) -> None:
+    """A state that it saves is gone with the rest; whoever writes meanwhile finds nobody there."""
+    await store.append([creation("s1"), creation("s2")])
+    async with other(url) as db:
+        async with db.transaction():
+            await db.execute(sql.HOLD_HISTORY, "s1")
+            assert await db.fetchval(sql.HAS_EPOCH, "s1", EPOCH)
+            assert list(await store.append([change("s1", 0)])) == [OK]
+            assert list(await store.append([erasure("s2", 0)])) == [OK]
+            erasing = asyncio.create_task(store.append([erasure("s1", 1)]))
+            await waits_for_a_lock(db)
+            await db.execute(sql.KEEP_STATE, "s1", 9, b"{}", b"[]")
+        assert list(await erasing) == [OK]
+        assert await db.fetchval("SELECT count(*) FROM states") == 0
+        compaction = Compaction(session_id="s1", epoch=EPOCH, floor=1)
+        assert not await store.compact(compaction)
 
 
 async def test_many_nodes_on_the_same_sessions(url: str) -> None:

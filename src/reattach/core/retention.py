@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from reattach.core.checkpoints import Kind
-from reattach.store.base import CheckpointRecord, CommitRecord
+from reattach.store.base import CheckpointRecord
 
 __all__ = ["DAY_MS", "old_end", "thinned"]
 
@@ -39,11 +39,14 @@ def thinned(marks: Sequence[CheckpointRecord], now: int) -> list[str]:
     return gone
 
 
-def old_end(commits: Sequence[CommitRecord], before: int) -> int:
-    """Return the last version of the log's beginning that is from before a time; 0 for none."""
+def old_end(times: Sequence[tuple[int, int]], before: int) -> int:
+    """Return the last version of the log's beginning that is from before a time; 0 for none.
+
+    ``times`` has the version and the time of each commit, in order.
+    """
     last = 0
-    for commit in commits:
-        if commit.at >= before:
+    for version, at in times:
+        if at >= before:
             break
-        last = commit.version
+        last = version
     return last

@@ -31,7 +31,8 @@ log = structlog.get_logger("reattach.compaction")
 
 _STEP: Final = 1_000
 """Commits that one transaction takes away at most."""
-_PAGE: Final = 100
+_PAGE: Final = 1_000
+"""Sessions that are looked at by one statement."""
 _EVERY_MS: Final = 60 * 60 * 1000
 """How often somebody goes through all sessions."""
 _LEASE: Final = "compaction"
@@ -74,10 +75,13 @@ class Compactor:
 
     async def sweep(self) -> Compacted:
         """Compact every session that has something old."""
-        total, after = Compacted(), ""
-        # What is younger has nothing that could go.
-        before = self._clock.now() - min(self._history_ms, DAY_MS) + 1
-        while names := await self._store.grown_sessions(before, after, _PAGE):
+        total = Compacted()
+        now = self._clock.now()
+        after: str | None = ""
+        while after is not None:
+            names, after = await self._store.aged_sessions(
+                now - self._history_ms, now - DAY_MS, after, _PAGE
+            )
             for name in names:
                 try:
                     done = await self.compact(name)
@@ -87,7 +91,6 @@ class Compactor:
                     continue
                 total.commits += done.commits
                 total.checkpoints += done.checkpoints
-            after = names[-1]
         return total
 
     async def compact(self, session_id: str) -> Compacted:
@@ -100,7 +103,7 @@ class Compactor:
             now = self._clock.now()
             marks = await self._marks(session_id)
             removed = thinned(marks, now)
-            first = await self._store.log(session_id, first=0, limit=_STEP)
+            first = await self._store.log_times(session_id, _STEP)
             floor = old_end(first, now - self._history_ms)
             if not removed and not floor:
                 return done
@@ -117,8 +120,8 @@ class Compactor:
             if not await self._store.compact(compaction):
                 return done
             done.checkpoints += len(removed)
-            done.commits += sum(commit.version <= floor for commit in first)
-            if len(first) < _STEP or floor < first[-1].version:
+            done.commits += sum(version <= floor for version, _ in first)
+            if len(first) < _STEP or floor < first[-1][0]:
                 return done
 
     async def _marks(self, session_id: str) -> list[CheckpointRecord]:

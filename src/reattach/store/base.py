@@ -551,9 +551,16 @@ class Store(Protocol):
     async def saved_versions(self, session_id: str) -> Sequence[int]:
         """Read the versions whose states are saved, in order."""
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
-        """Read the ids, in order and above ``after``, of sessions with commits that were created
-        before a time.
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        """Read of the log's oldest commits, in order, which version each is and from when."""
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
+        """Look at ``limit`` sessions with ids above ``after``, in order, for what may be compacted.
+
+        Gives the ids of those whose oldest commit is from before a time, or that have an automatic
+        mark from before ``marks_before``; and where to go on, None where there are no more.
         """
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:

@@ -40,6 +40,7 @@ from reattach.store.base import (
 )
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
+    aged,
     check_batch,
     entry_after,
     entry_mark,
@@ -621,14 +622,27 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         return sorted(session.states) if session is not None else []
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
-        """Read the ids of sessions with commits that were created before a time."""
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        """Read which versions the log's oldest commits are, and from when."""
+        return [(one.version, one.at) for one in await self.log(session_id, first=0, limit=limit)]
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
+        """Look at sessions for what may be compacted."""
         await self.check()
-        return sorted(
-            name
-            for name, session in self._sessions.items()
-            if name > after and session.row.version > 0 and session.row.created_at < before
-        )[:limit]
+        looked_at = sorted(name for name in self._sessions if name > after)[:limit]
+        return aged(
+            [(name, self._is_aged(name, before, marks_before)) for name in looked_at], limit
+        )
+
+    def _is_aged(self, name: str, before: int, marks_before: int) -> bool:
+        session = self._sessions[name]
+        oldest = session.commits[min(session.commits)].at if session.commits else before
+        return oldest < before or any(
+            one.kind == "automatic" and one.created_at < marks_before
+            for one in session.checkpoints.values()
+        )
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may, for so long."""

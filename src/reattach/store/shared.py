@@ -23,6 +23,7 @@ __all__ = [
     "FIRST_PAGE",
     "IDEMPOTENCY_LIFETIME_MS",
     "MAX_INTEGER",
+    "aged",
     "changes_access",
     "check_batch",
     "entry_after",
@@ -202,6 +203,11 @@ def to_checkpoint(row: Sequence[Any]) -> CheckpointRecord:
         data=row[5],
         created_at=row[6],
     )
+
+
+def aged(rows: Sequence[Any], limit: int) -> tuple[list[str], str | None]:
+    """Make an answer of what `Store.aged_sessions` looked at: ids, and whether they are meant."""
+    return [row[0] for row in rows if row[1]], rows[-1][0] if len(rows) == limit else None
 
 
 def to_tombstone(row: Sequence[Any]) -> Tombstone:

@@ -1132,14 +1132,38 @@ class StoreSuite:
         assert await everything(store, "s2") == other
         assert list(await store.append([change("s1", 6)])) == [OK]
 
-    async def test_grown_sessions(self, store: Store) -> None:
-        """Those with commits, by their ids, page by page."""
-        names = ["a", "b", "c", "d"]
+    async def test_log_times(self, store: Store) -> None:
+        """The oldest commits, without what is in them."""
+        await store.append([creation("s1"), creation("s2")])
+        await store.append([change("s1", 0, count=4), change("s2", 0)])
+        times = [(version, commit(version).at) for version in range(1, 5)]
+        assert [tuple(one) for one in await store.log_times("s1", 9)] == times
+        assert [tuple(one) for one in await store.log_times("s1", 3)] == times[:3]
+        assert list(await store.log_times("none", 9)) == []
+
+    async def test_aged_sessions(self, store: Store) -> None:
+        """Those with something old, by their ids, so many looked at for each page."""
+        names = ["a", "b", "c", "d", "e"]
         await store.append([creation(name) for name in names])
-        await store.append([change(name, 0) for name in names[1:]])
-        assert list(await store.grown_sessions(T0 + 1, "", 2)) == ["b", "c"]
-        assert list(await store.grown_sessions(T0 + 1, "c", 2)) == ["d"]
-        assert list(await store.grown_sessions(T0, "", 9)) == []
+        old = checkpoint("m1", 0, kind="automatic")
+        named = checkpoint("m1", 0, kind="named")
+        await store.append(
+            [
+                change("b", 0, count=2),
+                change("c", 0, count=0, checkpoints=[old]),
+                change("d", 0, count=0, checkpoints=[named]),
+                change("e", 0, count=1),
+            ]
+        )
+        at = commit(1).at
+        assert await store.aged_sessions(at + 1, old.created_at + 1, "", 9) == (
+            ["b", "c", "e"],
+            None,
+        )
+        assert await store.aged_sessions(at, old.created_at, "", 9) == ([], None)
+        assert await store.aged_sessions(at + 1, old.created_at, "", 3) == (["b"], "c")
+        assert await store.aged_sessions(at + 1, old.created_at, "c", 3) == (["e"], None)
+        assert await store.aged_sessions(at, old.created_at + 1, "", 3) == (["c"], "c")
 
     async def test_search(self, store: Store) -> None:
         """Sessions of everybody, by what is asked for, newest activity first, page by page."""

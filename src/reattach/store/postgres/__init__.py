@@ -66,6 +66,7 @@ from reattach.store.postgres.rows import (
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     MAX_INTEGER,
+    aged,
     changes_access,
     check_batch,
     entry_after,
@@ -451,6 +452,7 @@ class PostgresStore:
         name, floor = text(compaction.session_id), compaction.floor
         try:
             async with self._readers.use() as db, db.transaction():
+                await db.execute(sql.HOLD_HISTORY, name)
                 if await db.fetchval(sql.HAS_EPOCH, name, compaction.epoch) is None:
                     return False
                 for one in map(packed, compaction.states):
@@ -467,10 +469,17 @@ class PostgresStore:
         """Read the versions whose states are saved, in order."""
         return [row[0] for row in await self._all(sql.READ_SAVED_VERSIONS, text(session_id))]
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
-        """Read the ids of sessions with commits that were created before a time."""
-        rows = await self._all(sql.READ_GROWN, text(after), to_number(before), limit)
-        return [row[0] for row in rows]
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        """Read which versions the log's oldest commits are, and from when."""
+        rows = await self._all(sql.READ_LOG_TIMES, text(session_id), limit)
+        return [(row[0], row[1]) for row in rows]
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
+        """Look at sessions for what may be compacted."""
+        times = to_number(before), to_number(marks_before)
+        return aged(await self._all(sql.READ_AGED, *times, text(after), limit), limit)
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may, for so long."""
@@ -658,6 +667,7 @@ def _is_rare(part: Append) -> bool:
 async def _write_rare(db: Connection, part: Append) -> None:
     name, row = part.session_id, part.session
     if part.erase is not None:
+        await db.execute(sql.HOLD_HISTORY, name)
         for statement in sql.ERASE_REST:
             await db.execute(statement, name)
         return

@@ -460,9 +460,11 @@ DELETE FROM session_activity_log WHERE ctid = ANY (ARRAY(
 RETURNING 1
 """
 
-HAS_EPOCH: Final = """
-SELECT 1 FROM sessions WHERE session_id = $1 AND epoch = $2 FOR KEY SHARE
-"""
+# Compaction and erasure keep out of each other's way, and no commit out of theirs: a lock on the
+# session's row would have appends pass it over.
+HOLD_HISTORY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('reattach ' || $1, 0))"
+
+HAS_EPOCH: Final = "SELECT 1 FROM sessions WHERE session_id = $1 AND epoch = $2"
 
 KEEP_STATE: Final = """
 INSERT INTO states (session_id, version, state, last_writers) VALUES ($1, $2, $3, $4)
@@ -665,9 +667,23 @@ READ_SAVED_VERSIONS: Final = """
 SELECT version FROM states WHERE session_id = $1 ORDER BY version
 """
 
-READ_GROWN: Final = """
-SELECT session_id FROM sessions WHERE session_id > $1 AND version > 0 AND created_at < $2
-ORDER BY session_id LIMIT $3
+READ_LOG_TIMES: Final = """
+SELECT version, at FROM commits WHERE session_id = $1 ORDER BY version LIMIT $2
+"""
+
+READ_AGED: Final = """
+SELECT session_id, COALESCE((
+        SELECT at FROM commits WHERE commits.session_id = page.session_id
+        ORDER BY version LIMIT 1
+    ) < $1, false) OR EXISTS (
+        SELECT 1 FROM session_checkpoints AS mark
+        WHERE mark.session_id = page.session_id AND kind = 'automatic' AND created_at < $2
+        OFFSET 0
+    )
+FROM (
+    SELECT session_id FROM sessions WHERE session_id > $3 ORDER BY session_id LIMIT $4
+) AS page
+ORDER BY session_id
 """
 
 READ_LOG: Final = """

@@ -47,6 +47,7 @@ from reattach.store.base import (
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     MAX_INTEGER,
+    aged,
     check_batch,
     entry_after,
     entry_mark,
@@ -385,10 +386,17 @@ class SQLiteStore:
             lambda db: [row[0] for row in db.execute(sql.READ_SAVED_VERSIONS, (session_id,))]
         )
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
-        """Read the ids of sessions with commits that were created before a time."""
-        asked = (after, to_number(before), limit)
-        return await self._read(lambda db: [row[0] for row in db.execute(sql.READ_GROWN, asked)])
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        """Read which versions the log's oldest commits are, and from when."""
+        asked = (session_id, limit)
+        return await self._read(lambda db: db.execute(sql.READ_LOG_TIMES, asked).fetchall())
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
+        """Look at sessions for what may be compacted."""
+        asked = (to_number(before), to_number(marks_before), after, limit)
+        return aged(await self._read(lambda db: db.execute(sql.READ_AGED, asked).fetchall()), limit)
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may, for so long."""

@@ -309,9 +309,19 @@ READ_SAVED_VERSIONS: Final = """
 SELECT version FROM states WHERE session_id = ? ORDER BY version
 """
 
-READ_GROWN: Final = """
-SELECT session_id FROM sessions WHERE session_id > ? AND version > 0 AND created_at < ?
-ORDER BY session_id LIMIT ?
+READ_LOG_TIMES: Final = """
+SELECT version, at FROM commits WHERE session_id = ? ORDER BY version LIMIT ?
+"""
+
+READ_AGED: Final = """
+SELECT session_id, (
+        SELECT at FROM commits WHERE commits.session_id = sessions.session_id
+        ORDER BY version LIMIT 1
+    ) < ?1 OR EXISTS (
+        SELECT 1 FROM session_checkpoints AS mark
+        WHERE mark.session_id = sessions.session_id AND kind = 'automatic' AND created_at < ?2
+    )
+FROM sessions WHERE session_id > ?3 ORDER BY session_id LIMIT ?4
 """
 
 READ_LOG: Final = """

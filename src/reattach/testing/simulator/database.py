@@ -346,9 +346,15 @@ class Handle:
         """Read the versions whose states are saved."""
         return await self._read(lambda rows: rows.saved_versions(session_id))
 
-    async def grown_sessions(self, before: int, after: str, limit: int) -> Sequence[str]:
-        """Read the ids of sessions with commits."""
-        return await self._read(lambda rows: rows.grown_sessions(before, after, limit))
+    async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
+        """Read which versions the log's oldest commits are, and from when."""
+        return await self._read(lambda rows: rows.log_times(session_id, limit))
+
+    async def aged_sessions(
+        self, before: int, marks_before: int, after: str, limit: int
+    ) -> tuple[Sequence[str], str | None]:
+        """Look at sessions for what may be compacted."""
+        return await self._read(lambda rows: rows.aged_sessions(before, marks_before, after, limit))
 
     async def lease(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold something that one owner at a time may."""
