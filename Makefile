@@ -29,7 +29,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test test-full test-browsers simulate soak storm lint size format types wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak storm history lint size format types wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -75,6 +75,11 @@ soak: install ## SOAK seconds (600) of load while nodes, Valkey and PostgreSQL a
 
 storm: install ## CONNECTIONS (2000) come back while both nodes are restarted, one after the other
 	REATTACH_STORM_CONNECTIONS=$(CONNECTIONS) $(BIN)/python -m pytest tests/faults/test_storm.py
+
+# `make test` plays the same at a small size, and without the million.
+history: install ## versions, restores, storage at full size: 2,000 commits, 50 kills, 1,000,000 commits
+	REATTACH_TEST_HISTORY=2000 REATTACH_TEST_MOMENTS=50 REATTACH_TEST_WRITES=60 $(BIN)/python -m pytest -s \
+	    tests/faults/test_history.py tests/faults/test_restore_storm.py
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
