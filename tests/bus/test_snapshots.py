@@ -78,6 +78,25 @@ async def test_an_older_one_never_replaces_a_newer_one(held: RedisSnapshots) -> 
     assert [one.saved.version for one in await held.get("s")] == [5]
 
 
+async def test_of_an_erased_session_nothing_is_held(
+    held: RedisSnapshots, valkey: ValkeyServer
+) -> None:
+    held.put(snapshot(3))
+    await stored(held)
+    held.put(snapshot(4))
+    await held.drop("s")
+    assert await held.get("s") == []
+    # From a node that has not heard of it.
+    held.put(snapshot(5))
+    await stored(held)
+    assert await held.get("s") == []
+    assert await valkey.call("HKEYS", KEY) == [b"gone"]
+    await valkey.kill()
+    with capture_logs() as logs:
+        await held.drop("s")
+    assert [entry["log_level"] for entry in logs if entry["log_level"] != "debug"] == ["warning"]
+
+
 async def test_epochs_do_not_touch_each_other(held: RedisSnapshots) -> None:
     held.put(snapshot(9, epoch="old"))
     held.put(snapshot(3, epoch="new"))
@@ -159,6 +178,9 @@ class Shelf:
 
     def put(self, snapshot: Snapshot) -> None:
         self.held[snapshot.session_id] = [unpack(pack(snapshot))]
+
+    async def drop(self, session_id: str) -> None:
+        self.held.pop(session_id, None)
 
 
 class Place:

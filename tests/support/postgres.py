@@ -80,6 +80,12 @@ class Postgres:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def data(self) -> Path:
+        """Where its files are."""
+        assert self._root is not None, "it was never started"
+        return self._root / "data"
+
     def url(self, database: str) -> str:
         """Where a database is."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"

@@ -29,6 +29,9 @@ _REST_S: Final = 1.0
 """How long nothing is asked for after something failed."""
 
 _PUT: Final = """
+if redis.call('HEXISTS', KEYS[1], 'gone') == 1 then
+  return 0
+end
 local version = 'v:' .. ARGV[1]
 local held = redis.call('HGET', KEYS[1], version)
 if held and tonumber(held) >= tonumber(ARGV[2]) then
@@ -37,6 +40,12 @@ end
 redis.call('HSET', KEYS[1], version, ARGV[2], 'd:' .. ARGV[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 1
+"""
+
+_DROP: Final = """
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'gone', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """
 
 
@@ -54,6 +63,7 @@ class RedisSnapshots:
             client_name="reattach-snapshots",
         )
         self._put_script: Any = self._redis.register_script(_PUT)
+        self._drop_script: Any = self._redis.register_script(_DROP)
         self._prefix = ""
         self._waiting: dict[tuple[str, str], Snapshot] = {}
         self._weight = 0
@@ -105,6 +115,20 @@ class RedisSnapshots:
         self._waiting[snapshot.session_id, snapshot.epoch] = snapshot
         self._all_stored.clear()
         self._news.set()
+
+    async def drop(self, session_id: str) -> None:
+        """Hold nothing of a session any more, and say so where it is not certain."""
+        for place in [place for place in self._waiting if place[0] == session_id]:
+            del self._waiting[place]
+        try:
+            await self._drop_script(keys=[self._prefix + session_id], args=[_LIFETIME_MS])
+        except (RedisError, OSError) as error:
+            self._rest(error)
+            log.warning(
+                "a session was erased, and redis could not be told: it may hold its snapshot for"
+                " ten minutes more",
+                session=session_id,
+            )
 
     async def _store(self) -> None:
         while True:

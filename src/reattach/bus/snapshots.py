@@ -5,6 +5,8 @@ The law that every holder of snapshots keeps:
 1. A snapshot is held for a while, or not at all. `get` answers within `GET_MS` or with nothing,
    `put` never waits, and neither fails.
 2. In one epoch a snapshot is replaced by a newer one only; those of another epoch are not touched.
+3. After `drop` nothing of a session is held, nor is what nodes put that have not heard of it; where
+   the holder could not be reached, for as long as it holds anything.
 
 Whoever opens a session asks the database where it stands, and takes a snapshot of that epoch, at
 that version or below it, whose last commit is the very one that the log has there (`proof`): so one
@@ -60,6 +62,9 @@ class Snapshots(Protocol):
 
     def put(self, snapshot: Snapshot) -> None:
         """Hold a snapshot, unless a newer one of its epoch is held."""
+
+    async def drop(self, session_id: str) -> None:
+        """Hold nothing of a session any more: it was erased. Does not fail."""
 
 
 def proof(body: bytes) -> bytes:

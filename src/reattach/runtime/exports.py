@@ -7,6 +7,7 @@ another one where it is imported, because the history may go on here as well.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -63,6 +64,7 @@ class _File(msgspec.Struct, kw_only=True):
     exported_at: _Count
     session: _Session
     state: _State
+    kept: list[_State] = []  # files from before history was compacted have none
     commits: list[_Commit]
     clients: list[_Client]
     refusals: list[_Refusal]
@@ -175,11 +177,13 @@ class _Frame(msgspec.Struct):
 
 async def export_session(registry: Registry, host: Host, *, by: str) -> bytes:
     """Return all that a session holds, as a file, and have it told that it was exported."""
-    found = await registry.store.everything(host.session_id)
-    if found is None:
-        raise SessionNotFound("there is no such session")
     now = registry.clock.now()
-    body = encode(_written(found, now))
+    async with registry.files:
+        found = await registry.store.everything(host.session_id)
+        if found is None:
+            raise SessionNotFound("there is no such session")
+        # Not in the event loop: whoever else is served would wait for it.
+        body = await asyncio.to_thread(lambda: encode(_written(found, now)))
     line = Activity(activity_type="exported", at=now, user_id=by)
     await host.at_rest(lambda room: room.tell(line))
     host.flush()
@@ -189,16 +193,13 @@ async def export_session(registry: Registry, host: Host, *, by: str) -> bytes:
 def _written(found: Everything, now: int) -> dict[str, Any]:
     session = msgspec.to_builtins(found.session)
     del session["access_version"]
-    lists = ("commits", "clients", "refusals", "conflicts", "devices", "members")
-    # A mark from before the log needs a state of its own, which is not in the file.
-    marks = [one for one in found.checkpoints if one.version >= found.saved.version]
+    lists = ("kept", "commits", "clients", "refusals", "conflicts", "checkpoints", "devices")
     return {
         "format": FORMAT,
         "exported_at": now,
         "session": session,
         "state": _plain(found.saved),
-        **{name: [_plain(one) for one in getattr(found, name)] for name in lists},
-        "checkpoints": [_plain(mark) for mark in marks],
+        **{name: [_plain(one) for one in getattr(found, name)] for name in (*lists, "members")},
         "activity": [_plain(line) for line in found.activity],
     }
 
@@ -220,17 +221,24 @@ async def import_session(registry: Registry, data: bytes, user: User) -> Session
     Raises `BadRequest` for what is no such file, `AlreadyExists` where the id is taken, and what
     speaks against its state.
     """
+    async with registry.files:
+        part = await asyncio.to_thread(_read_file, registry, data, user)
+    if await registry.write(part) is not Outcome.OK:
+        raise AlreadyExists(f"the session id {part.session_id!r} is taken: erase it there first")
+    record = part.session
+    assert record is not None
+    return record
+
+
+def _read_file(registry: Registry, data: bytes, user: User) -> Append:
+    """Make of a file the part that writes the session; in a thread, next to the event loop."""
     try:
         file = msgspec.json.decode(data, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"expected an exported session: {error}", code="bad_export") from None
     part = _part(registry, file, user)
     _checked(registry, part)
-    if await registry.write(part) is not Outcome.OK:
-        raise AlreadyExists(f"the session id {part.session_id!r} is taken: erase it there first")
-    record = part.session
-    assert record is not None
-    return record
+    return part
 
 
 def _part(registry: Registry, file: _File, user: User) -> Append:
@@ -253,6 +261,7 @@ def _part(registry: Registry, file: _File, user: User) -> Append:
         expected=None,
         session=record,
         state=_read(SavedState, file.state),
+        kept_states=[_read(SavedState, one) for one in file.kept],
         commits=[_read(CommitRecord, one) for one in file.commits],
         clients=[ClientAdvance(client=_read(ClientRecord, one), before=0) for one in file.clients],
         refusals=[_read(RefusalRecord, one) for one in file.refusals],
@@ -322,6 +331,7 @@ def _played(
         )
     state = msgspec.json.decode(saved.state, type=dict[str, Any])
     check(state, depth=registry.limits.max_nesting, path="")
+    _kept_states(registry, part, record, saved, schema)
     for device in part.devices:
         msgspec.json.decode(device.info, type=dict[str, Any])
     loaded = Loaded(
@@ -341,3 +351,36 @@ def _played(
         session.replay([commit])
         guard.begin(Role.OWNER, session.document.state)
     return session
+
+
+def _kept_states(
+    registry: Registry,
+    part: Append,
+    record: SessionRecord,
+    saved: SavedState,
+    schema: Schema | None,
+) -> None:
+    """Look at the states from before the log: each early mark must have its own."""
+    versions = [one.version for one in part.kept_states]
+    early = {one.version for one in part.checkpoints if one.version < saved.version}
+    late = [one.version for one in part.checkpoints if one.version > record.version]
+    if versions != sorted(set(versions)) or versions[-1:] >= [saved.version] or late:
+        raise BadRequest(
+            "expected states from before the log, in order, and checkpoints on versions that are"
+            " there",
+            code="bad_export",
+        )
+    if not early <= set(versions):
+        raise BadRequest(
+            "expected a state for each checkpoint from before the log", code="bad_export"
+        )
+    for one in part.kept_states:
+        if len(one.state) > registry.limits.max_state_bytes:
+            raise BadRequest("expected states within the limit", code="bad_export")
+        alone = msgspec.structs.replace(record, version=one.version)
+        loaded = Loaded(session=alone, saved=one, tail=(), conflicts=(), devices=())
+        Session(loaded, registry.limits)
+        state = msgspec.json.decode(one.state, type=dict[str, Any])
+        check(state, depth=registry.limits.max_nesting, path="")
+        if schema is not None:
+            Guard(schema.fields).begin(Role.OWNER, state)

@@ -66,6 +66,8 @@ __all__ = ["Registry"]
 log = structlog.get_logger("reattach.registry")
 
 _TICK_MS: Final = 1_000
+_FILES: Final = 2
+"""Sessions that are exported or imported at once: each takes its file's size a few times over."""
 _SNAPSHOTS_MS: Final = 500
 """How long a node that stops takes, at most, to have snapshots held."""
 _RESTARTS: Final = "the server restarts: come back"
@@ -154,6 +156,8 @@ class Registry:
         )
         self.members = Members(self, authorize)
         self.connections = Connections(self)
+        self.files = asyncio.Semaphore(_FILES)
+        """Held by whoever exports or imports."""
         self.backlog = Backlog(limits.max_backlog_bytes)
         """The changes that wait here."""
         self._committer = Committer(store, clock, timeout_ms=store_timeout_ms, counts=self.counts)
@@ -484,6 +488,8 @@ class Registry:
                 # somebody else wrote meanwhile, the session is to be loaded again.
                 if outcome is Outcome.OK:
                     host.close(Close.ENDED, "the session was erased")
+                    if self._snapshots is not None:
+                        await self._snapshots.drop(session_id)
                 else:
                     host.close(Close.RESTART, "the session is being opened anew: come back")
 

@@ -291,6 +291,8 @@ class Append(msgspec.Struct, kw_only=True):
     is not there yet begins before them."""
     claim: Claim | None = None
     state: SavedState | None = None
+    kept_states: list[SavedState] = msgspec.field(default_factory=list)
+    """States of marks from before the log begins, which come with a creation."""
     idempotency: IdempotencyRecord | None = None
     erase: Tombstone | None = None
 
@@ -346,6 +348,8 @@ class Everything(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionRecord
     saved: SavedState
     """The oldest state from which on the log has no gap: all later ones follow by it."""
+    kept: Sequence[SavedState]
+    """The states before that one, which stand alone, in order: marks are on them."""
     commits: Sequence[CommitRecord]
     """In order."""
     clients: Sequence[ClientRecord]

@@ -258,6 +258,8 @@ class MemoryStore:
         self._write_access(session, part)
         if part.state is not None:
             session.states[part.state.version] = part.state
+        for kept in part.kept_states:
+            session.states[kept.version] = kept
 
     @staticmethod
     def _write_access(session: _Session, part: Append) -> None:
@@ -663,7 +665,8 @@ class MemoryStore:
         floor = min(session.commits, default=max(session.states) + 1) - 1
         return Everything(
             session=session.row,
-            saved=session.states[min(at for at in session.states if at >= floor)],
+            saved=session.states[first := min(at for at in session.states if at >= floor)],
+            kept=[session.states[at] for at in sorted(session.states) if at < first],
             commits=[session.commits[version] for version in sorted(session.commits)],
             clients=sorted(session.clients.values(), key=lambda one: one.client_id),
             refusals=[session.refusals[number] for number in sorted(session.refusals)],

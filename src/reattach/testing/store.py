@@ -1258,8 +1258,29 @@ class StoreSuite:
         assert [one.conflict_id for one in found.conflicts] == ["k1", "k2"]
         assert list(found.devices) == part.devices
         assert list(found.activity) == part.activity
+        assert list(found.kept) == []
         for client in found.clients:
             assert await store.client("s1", client.client_id) == client
+
+    async def test_everything_that_was_compacted(self, store: Store) -> None:
+        """States of marks from before the log come too, and can be brought along."""
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=6, checkpoints=[checkpoint("m1", 2)])])
+        states = [SavedState(version=n, state=b"{%d}" % n, index=b"[]") for n in (2, 4)]
+        compaction = Compaction(
+            session_id="s1", epoch=EPOCH, floor=4, states=states, kept=[2], checkpoints_removed=()
+        )
+        assert await store.compact(compaction)
+        found = await store.everything("s1")
+        assert found is not None
+        assert (list(found.kept), found.saved) == (states[:1], states[1])
+        again = creation("s2")
+        again.state, again.kept_states = found.saved, list(found.kept)
+        assert list(await store.append([again])) == [OK]
+        assert list(await store.saved_versions("s2")) == [2, 4]
+        loaded = await store.load_at("s2", 2)
+        assert loaded is not None
+        assert loaded.saved == states[0]
 
     async def test_old_activity_is_removed(self, store: Store) -> None:
         """The oldest lines go first, of whatever session, at most as many as are asked for."""

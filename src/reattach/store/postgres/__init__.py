@@ -499,8 +499,8 @@ class PostgresStore:
                 db.transaction(isolation="repeatable_read", readonly=True),
             ):
 
-                async def every(statement: str) -> list[_Row]:
-                    return list(await db.fetch(statement, name))
+                async def every(statement: str, *more: int) -> list[_Row]:
+                    return list(await db.fetch(statement, name, *more))
 
                 (row,) = await every(sql.READ_SESSION)
                 oldest = await every(sql.ALL_STATE)
@@ -509,6 +509,7 @@ class PostgresStore:
                 return Everything(
                     session=to_session(row),
                     saved=unpacked(*oldest[0]),
+                    kept=[unpacked(*one) for one in await every(sql.ALL_KEPT_STATES, oldest[0][0])],
                     commits=[to_commit(one) for one in await every(sql.ALL_COMMITS)],
                     clients=[to_client(one) for one in await every(sql.ALL_CLIENTS)],
                     refusals=[to_refusal(one) for one in await every(sql.ALL_REFUSALS)],

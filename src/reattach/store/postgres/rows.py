@@ -214,6 +214,8 @@ class Batch:
                 self._put(sql.REACTIONS, (number, name, reaction, before, wanted))
         if part.state is not None:
             self._put(sql.STATES, (number, name, *astuple(packed(part.state))))
+        for one in part.kept_states:
+            self._put(sql.STATES, (number, name, *astuple(packed(one))))
 
     def _put(self, piece: sql.Piece, row: Row) -> None:
         self._rows.setdefault(piece, []).append(row)

@@ -825,6 +825,11 @@ WHERE session_id = $1 AND version >= COALESCE(
 ORDER BY version LIMIT 1
 """
 
+ALL_KEPT_STATES: Final = """
+SELECT version, state, last_writers FROM states
+WHERE session_id = $1 AND version < $2 ORDER BY version
+"""
+
 ALL_COMMITS: Final = """
 SELECT version, body, writes, at, client_id, seq, client_at FROM commits
 WHERE session_id = $1 ORDER BY version

@@ -228,6 +228,8 @@ def _write_rows(db: sqlite3.Connection, parts: Sequence[Append]) -> None:
             activity += [(name, *astuple(line), name) for line in part.activity]
         if part.state is not None:
             states.append((name, *astuple(packed(part.state))))
+        if part.kept_states:
+            states += [(name, *astuple(packed(one))) for one in part.kept_states]
         if changes_access(part):
             _write_access(db, part)
         row = part.session
@@ -482,6 +484,7 @@ def read_everything(db: sqlite3.Connection, session_id: str) -> Everything | Non
     return Everything(
         session=session,
         saved=unpacked(*oldest),
+        kept=[unpacked(*row) for row in db.execute(sql.ALL_KEPT_STATES, (session_id, oldest[0]))],
         commits=[to_commit(row) for row in every(sql.ALL_COMMITS)],
         clients=[
             ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])

@@ -412,6 +412,11 @@ WHERE session_id = ?1 AND version >= COALESCE(
 ORDER BY version LIMIT 1
 """
 
+ALL_KEPT_STATES: Final = """
+SELECT version, state, last_writers FROM states
+WHERE session_id = ? AND version < ? ORDER BY version
+"""
+
 ALL_COMMITS: Final = """
 SELECT version, body, writes, at, client_id, seq, client_at FROM commits
 WHERE session_id = ? ORDER BY version
