@@ -132,6 +132,6 @@ class TextWriter:
         history = merge.texts.find(self._path)
         if history is None or history.floor > version:
             return end
-        for entry in history.entries[history.after(version) :]:
+        for entry in history.since(version):
             at = shift(at, entry.done)
         return min(at, end)

@@ -194,11 +194,16 @@ def likeness(session: Session) -> Any:
 
 def books(session: Session) -> Any:
     """What is remembered of texts, in one order."""
-    clients, texts = session.texts.dump()
     return sorted(
-        [path, floor, [[version, clients[name], *more] for version, name, *more in entries]]
-        for path, floor, entries in texts
+        [path, floor, weight, last, [[tuple(chunk[:4]), *read(chunk)] for chunk in chunks]]
+        for path, floor, weight, last, chunks in json.loads(bytes(session.texts.dump()))
     )
+
+
+def read(chunk: list[Any]) -> list[Any]:
+    """What a part of a text's books tells, by the names of its authors."""
+    *_, clients, rows = chunk
+    return [[version, clients[name], *more] for version, name, *more in rows]
 
 
 def disagree(conflict: Any) -> bool:

@@ -37,7 +37,7 @@ class Draft:
         """A copy, since the change may yet be refused."""
         self.ahead = ahead
         """What the author had not seen, through what the change did so far."""
-        self.unseen = [Step(one.version, list(one.edits), one.whole, one.first) for one in ahead]
+        self.unseen = [one.copy() for one in ahead]
         """The same when the change began."""
         self.sent: list[Edit] | None = []
         """What the author meant, None once the change wrote the whole text."""
@@ -196,6 +196,7 @@ class Drafts:
             if concurrent:
                 return None
             # What came before the books began was the author's own: nobody else has written since.
+            history.see(self._client, self._base)
             ahead = []
         between = history.between(self._client, self._base)
         draft = self._drafts[path] = Draft(history, history.text, ahead, between)
@@ -277,7 +278,7 @@ class Drafts:
             history = draft.history
             after = text_of(self._look(path))
             entry = draft.entry(self._version, self._client, self._base, after)
-            if not history.entries and not entry.sent and not entry.done and not entry.fix:
+            if not history.last and not entry.sent and not entry.done and not entry.fix:
                 continue
             self._texts.append(history, entry, after, self._undo)
             history.met = self._client, self._base, draft.merged_by

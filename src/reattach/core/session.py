@@ -81,7 +81,7 @@ class _SavedIndex(msgspec.Struct, array_like=True):
 
     index: msgspec.Raw
     authors: dict[str, _Author]
-    texts: list[Any] = msgspec.field(default_factory=list)
+    texts: msgspec.Raw = msgspec.Raw(b"[]")
     schema_version: int | None = None
     """That of the state; None in what was saved before it was written down."""
 
@@ -310,8 +310,10 @@ class Session:
 
     def save_by_cost(self) -> None:
         """Add a saved state to the batch when the log after the last weighs more than the state."""
-        weight = self.document.weight + self.texts.weight
         floor = self.limits.saved_state_floor_bytes
+        # What the books weigh counts in up to a floor's worth: whoever opens the session reads
+        # the log, and leaves the books as they lie.
+        weight = self.document.weight + min(self.texts.weight, floor)
         if self._save_due or self.log_bytes > max(weight, floor):
             self.saved = self.save()
             self.log_bytes = 0
@@ -795,7 +797,7 @@ class Session:
         Nothing is in flight then, and nothing of it is to be taken back.
         """
         self.index.expire(self.limits.max_removals_known)
-        self.texts.prune(self.limits.max_text_history_bytes)
+        self.texts.settle(self.limits.max_text_history_bytes)
 
     def _trim(self) -> None:
         while self.tail and self.tail_bytes - len(self.tail[0][1]) >= self.document.weight:
