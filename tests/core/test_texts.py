@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import random
+import sys
 import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -13,7 +17,7 @@ import pytest
 from reattach.core.limits import Limits
 from reattach.core.policy import Field, Policy
 from reattach.core.session import Session
-from reattach.store.base import Loaded
+from reattach.store.base import ClientRecord, Loaded
 from reattach.store.base import SavedState as Saved
 from reattach.wire import encode
 from tests.core.rig import Rig, insert, put, record, splice, unset
@@ -298,6 +302,118 @@ def test_a_saved_state_has_the_books() -> None:
     )
     assert again.texts.dump() == rig.session.texts.dump()
     assert again.texts.weight == rig.session.texts.weight
+
+
+def type_on(rig: Rig, first: int, count: int) -> None:
+    """Client a types on at the front, offline since version 0."""
+    for n in range(first, first + count):
+        told = rig.change("a", splice("/t", n, 0, "a"), base=0)
+        assert "conflicts" not in told
+
+
+def lines(act: Callable[[], None]) -> int:
+    """How many lines are executed meanwhile."""
+    count = 0
+
+    def note(_frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+SMALL = Limits(max_text_history_bytes=20_000)
+"""Some 300 key strokes, of which half are forgotten when there are more."""
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_each_change_of_a_long_queue_costs_as_much_as_the_first(others: bool) -> None:
+    """Regression: once the books had forgotten what the queue began over, each splice went through
+    all of them again; and where somebody else had written meanwhile, none found its place any more.
+    """
+    rig = Rig({"t": "|"}, SMALL)
+    if others:
+        rig.change("b", splice("/t", 1, 0, "b"), base=0)
+    first = lines(lambda: type_on(rig, 0, 40))
+    type_on(rig, 40, 560)
+    history = rig.session.texts.find(("t",))
+    assert history is not None
+    assert history.floor > 1, "the books were meant to have forgotten the beginning"
+    assert lines(lambda: type_on(rig, 600, 40)) < 1.2 * first
+    assert rig.state["t"] == "a" * 640 + "|" + "b" * others
+    assert not rig.session.unsettled
+
+
+def test_a_queue_without_rivals_costs_the_same_on_a_node_that_has_just_read_the_books() -> None:
+    """Regression: see above. Whoever then types meanwhile displaces nothing."""
+    rig = Rig({"t": "|"}, SMALL)
+    first = lines(lambda: type_on(rig, 0, 40))
+    type_on(rig, 40, 360)
+    saved = rig.session.save()
+    rig.session = Session(
+        Loaded(session=record(rig.version), saved=saved, tail=(), conflicts=(), devices=()),
+        rig.limits,
+    )
+    row = ClientRecord(client_id="a", user_id="u", device_id="d-a", seq=400)
+    rig.session.know(row, known=True)
+    type_on(rig, 400, 1)
+    assert lines(lambda: type_on(rig, 401, 40)) < 1.2 * first
+    rig.change("b", splice("/t", 442, 0, "b"), base=rig.version)
+    type_on(rig, 441, 9)
+    assert rig.state["t"] == "a" * 450 + "|b"
+    assert not rig.session.unsettled
+
+
+def test_a_view_is_as_before_where_its_batch_did_not_land() -> None:
+    """The entries that a view was followed through before are forgotten by then."""
+    rig = Rig({"t": "0123"}, Limits(max_text_history_bytes=4_000))
+    rig.change("b", splice("/t", 2, 0, "b"), base=0)
+    for n in range(200):
+        rig.session.cut()
+        rig.decide("b", splice("/t", 0, 0, "x"), base=rig.version)
+        rig.decide("a", splice("/t", n, 0, "a"), base=0)
+        rig.session.abort()
+        rig.change("a", splice("/t", n, 0, "a"), base=0)
+    rig.change("b", splice("/t", 0, 0, "c"), base=rig.version)
+    rig.change("a", splice("/t", 204, 0, "z"), base=0)
+    assert rig.state["t"] == "c" + "a" * 200 + "01b23z"
+    assert not rig.session.unsettled
+
+
+def calls(act: Callable[[], Any]) -> int:
+    """How many calls something takes, of Python's and of C's."""
+    profile = cProfile.Profile()
+    profile.runcall(act)
+    return sum(line.callcount for line in profile.getstats())
+
+
+def test_opening_a_session_leaves_the_books_as_they_lie() -> None:
+    def opened(changes: int) -> tuple[Loaded, int]:
+        rig = Rig({"t": ""})
+        for n in range(changes):
+            rig.change("ab"[n // 50 % 2], splice("/t", n, 0, "x"), base=n)
+        row, saved = record(rig.version), rig.session.save()
+        loaded = Loaded(session=row, saved=saved, tail=(), conflicts=(), devices=())
+        return loaded, calls(lambda: Session(loaded, rig.limits))
+
+    (_, short), (loaded, long) = opened(50), opened(2_000)
+    assert long <= short + 3
+    session = Session(loaded, Limits())
+    history = session.texts.find(("t",))
+    assert history is not None
+    # Who comes with what stands needs none of them, others what came since, and a part with it.
+    assert calls(lambda: history.ahead("a", 2_000)) < 10
+    recent = calls(lambda: history.ahead("c", 1_990))
+    assert recent < 700
+    assert calls(lambda: history.ahead("d", 0)) > 10 * recent
+    assert session.save().index == loaded.saved.index
 
 
 def test_ten_thousand_splices_from_offline_over_as_many_are_carried_in_time() -> None:

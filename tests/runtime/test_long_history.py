@@ -29,6 +29,9 @@ BATCH = 250
 FIELDS = 100
 KEPT = 50
 """Elements that stay in the list: all others were inserted and are gone again."""
+TEXTS = 3
+"""What is typed goes into so many texts: more of it than the books of texts keep, in the long run.
+"""
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -48,20 +51,34 @@ async def node(database: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def ops(number: int) -> list[Frame]:
-    """One user's work: fields, and a list whose elements come and go."""
+    """One user's work: fields, texts, and a list whose elements come and go."""
     match number % 5:
         case 0:
             value = {"id": f"e{number}", "done": False, "note": f"what {number} is about"}
             return [{"op": "insert", "path": "/items", "value": value}]
         case 1 if number > 5 * KEPT:
             return [{"op": "unset", "path": f"/items/#e{number - 1 - 5 * KEPT}"}]
+        case 2 | 3:
+            path, long = f"/texts/t{number % TEXTS}", typed(number)
+            return [{"op": "splice", "path": path, "index": number % (long + 1)} | TYPE]
         case _:
             return [{"op": "set", "path": f"/fields/f{number % FIELDS}", "value": number}]
 
 
+TYPE = {"delete": 0, "insert": "x"}
+
+
+def typed(number: int) -> int:
+    """How long the text is that a splice goes into."""
+    whole, rest = divmod(number, 5 * TEXTS)
+    return 2 * whole + sum(
+        n % 5 in {2, 3} and n % TEXTS == number % TEXTS for n in range(number - rest, number)
+    )
+
+
 async def write(api: httpx.AsyncClient, session_id: str, count: int) -> None:
     """Makes a session and so many changes of it, each a commit: two clients take turns."""
-    begin: Any = {"fields": {}, "items": []}
+    begin: Any = {"fields": {}, "items": [], "texts": {f"t{n}": "" for n in range(TEXTS)}}
     body = {"session_id": session_id, "state": begin}
     made = await api.post("/session", json=body)
     assert made.status_code == 201, made.text
@@ -92,7 +109,9 @@ async def opening(database: str, session_id: str, version: int) -> float:
         answer = await api.get(f"/session/{session_id}")
         took = time.perf_counter() - begun
         assert answer.json()["version"] == version
-        assert len(answer.json()["state"]["items"]) <= KEPT + 1
+        state = answer.json()["state"]
+        assert len(state["items"]) <= KEPT + 1
+        assert sum(map(len, state["texts"].values())) == version * 2 // 5
     return took
 
 

@@ -337,17 +337,21 @@ class Index:
         """Build the index that `dump` wrote."""
         index = cls()
         index.floor, index.floor_at, clients, rows = msgspec.json.decode(data)
-        undo: Undo = []
         for pointer, *packed in rows:
-            path = parse(pointer)
             last = _unpack(packed[:5], clients)
-            index.record(path, last, undo)
-            node = index.find(path)
-            assert node is not None
-            # As it was: what lies above may be newer.
+            node = index.root
+            node.newest = max(node.newest, last.order)
+            for token in parse(pointer):
+                if node.children is None:
+                    node.children = {}
+                child = node.children.get(token)
+                if child is None:
+                    child = node.children[token] = Node()
+                node = child
+                node.newest = max(node.newest, last.order)
             node.last = last
             node.other = _unpack(packed[5:], clients) if len(packed) > 5 else None
-            undo.clear()
+            index._removals += last.kind == Kind.UNSET
         return index
 
 

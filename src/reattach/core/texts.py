@@ -155,6 +155,7 @@ class History:
         "_open",
         "_packed",
         "_read",
+        "_tail",
         "floor",
         "last",
         "met",
@@ -174,6 +175,8 @@ class History:
         self._packed: msgspec.Raw | None = None
         self._chunks: list[_Chunk] = []
         self._open: list[Entry] = []
+        self._tail: _Chunk | None = None
+        """The open ones as they were encoded last, where none came since."""
         self._count = 0
         """How many there ever were. Which number one has does not change when others go."""
         self._first = 0
@@ -212,6 +215,7 @@ class History:
         weight = entry.weight
         self.weight += weight
         self._open.append(entry)
+        self._tail = None
         self._count += 1
         self.last = entry.version
         self._newest[entry.client] = entry.version, entry.base
@@ -223,6 +227,7 @@ class History:
 
     def _drop(self, text: str, last: int, weight: int) -> None:
         self._open.pop()
+        self._tail = None
         self._count -= 1
         self.text, self.last, self.weight = text, last, weight
         self.met = (None, 0, None)
@@ -241,6 +246,7 @@ class History:
         while len(self._open) >= _SEALED:
             self._chunks.append(_seal(self._open[:_SEALED]))
             del self._open[:_SEALED]
+            self._tail = None
 
     def _unfold(self) -> None:
         """Find the parts of what a saved state had of it."""
@@ -250,7 +256,8 @@ class History:
         self._packed = None
         self._count = sum(chunk.count for chunk in self._chunks)
         if self._chunks[-1].count < _SEALED:
-            self._open = self._chunks.pop().entries()
+            self._tail = self._chunks.pop()
+            self._open = self._tail.entries()
             self._newest = {one.client: (one.version, one.base) for one in self._open}
 
     def after(self, version: int) -> int:
@@ -314,6 +321,7 @@ class History:
             number += chunk.count
         if first > number:
             del self._open[: first - number]
+            self._tail = None
         self._chunks, self._first = kept, first
         if first == self._count:
             self.last = 0
@@ -329,8 +337,10 @@ class History:
         if self._packed is not None:
             return self._packed
         self._read.clear()
-        more = [_seal(self._open)] if self._open else []
-        return msgspec.Raw(msgspec.json.encode([*self._chunks, *more]))
+        if self._open and self._tail is None:
+            self._tail = _seal(self._open)
+        parts = self._chunks if self._tail is None else [*self._chunks, self._tail]
+        return msgspec.Raw(msgspec.json.encode(parts))
 
     def load(self, packed: msgspec.Raw, last: int, weight: int) -> None:
         """Have the entries that `dump` wrote, the last of version ``last``."""
