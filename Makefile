@@ -77,9 +77,10 @@ storm: install ## CONNECTIONS (2000) come back while both nodes are restarted, o
 	REATTACH_STORM_CONNECTIONS=$(CONNECTIONS) $(BIN)/python -m pytest tests/faults/test_storm.py
 
 # `make test` plays the same at a small size, and without the million.
-history: install ## versions, restores, storage at full size: 2,000 commits, 50 kills, 1,000,000 commits
-	REATTACH_TEST_HISTORY=2000 REATTACH_TEST_MOMENTS=50 REATTACH_TEST_WRITES=60 $(BIN)/python -m pytest -s \
-	    tests/faults/test_history.py tests/faults/test_restore_storm.py
+history: install ## versions, restores, erasure and storage at full size: 50 kills, 1,000,000 commits
+	REATTACH_TEST_HISTORY=2000 REATTACH_TEST_MOMENTS=50 REATTACH_TEST_WRITES=60 REATTACH_TEST_COMMITS=1000000 \
+	    $(BIN)/python -m pytest -s tests/faults/test_history.py tests/faults/test_restore_storm.py \
+	    tests/faults/test_erasure.py tests/faults/test_storage.py
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
