@@ -179,15 +179,15 @@ async def test_storage_is_linear_in_edits(tmp_path: Path) -> None:
     file = path.stat().st_size
     chance = random.Random(1)
     took, worked = await opened(path, chance.sample(names, min(OPENED, len(names))))
-    median, work = statistics.median(took), statistics.median(worked)
+    median, needed = statistics.median(took), statistics.median(worked)
     sys.stdout.write(
         f"\n  {count} commits over {len(names)} sessions: {log / count:.0f} bytes a commit in the"
         f" log, {file / count:.0f} in the file\n  {saved} saved states: {states / log:.1%} of the"
         f" log; the file is {file / log:.2f} times the raw log\n"
-        f"  opening one of {len(took)}: median {median:.1f} ms ({work:.1f} of them work), worst"
+        f"  opening one of {len(took)}: median {median:.1f} ms ({needed:.1f} of them work), worst"
         f" {max(took):.1f} ms\n"
     )
     assert file <= 2 * log
     # With neighbours that want the same processors, only the work says anything.
-    assert work < 50
+    assert needed < 50
     assert median < 50 or COMMITS < 1_000_000

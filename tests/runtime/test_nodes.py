@@ -12,7 +12,7 @@ from reattach.bus.local import LocalBus
 from reattach.core.limits import Limits
 from reattach.store.base import SessionRecord
 from reattach.store.memory import MemoryStore
-from tests.runtime.rig import LineClient, Node, Work, inc, running, settle
+from tests.runtime.rig import USER, LineClient, Node, Work, inc, running, settle
 
 
 class LossyBus(LocalBus):
@@ -79,6 +79,20 @@ async def test_presence_reaches_clients_of_other_nodes(nodes: tuple[Node, Node])
     expected = [{"type": "presence", "device_id": "device-of-c", "data": {"at": "/n"}}]
     assert near.of_type("presence") == expected
     assert far.of_type("presence") == expected
+    assert one.of_type("presence") == []
+
+
+async def test_presence_by_http_does_not_come_back_to_its_client(nodes: tuple[Node, Node]) -> None:
+    """Rule T41: the request may come to another node than the line."""
+    first, second = nodes
+    one = await first.client(state={})
+    near = await first.client(client_id="near")
+    far = await second.client(client_id="far")
+    second.host().room.present(USER.id, "c", "device-of-c", 7, second.clock.now())
+    second.host().flush()
+    await settle()
+    assert [frame["data"] for frame in near.of_type("presence")] == [7]
+    assert [frame["data"] for frame in far.of_type("presence")] == [7]
     assert one.of_type("presence") == []
 
 

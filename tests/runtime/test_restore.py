@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from reattach.runtime.access import User
 from reattach.schema import ModelSchema, SessionModel
 from reattach.store.base import CheckpointRecord
 from reattach.store.memory import MemoryStore
@@ -120,6 +121,23 @@ async def test_what_cannot_be_restored_is_refused(op: dict[str, Any], code: str)
         await settle()
         assert [one["code"] for one in a.of_type("rejected")] == [code]
         assert a.state == {"n": 2}
+
+
+async def test_nothing_is_looked_up_for_who_may_not_restore() -> None:
+    # Rules A16, RE4
+    async with running() as node:
+        a = await node.client(client_id="a")
+        a.change(inc())
+        await settle()
+        await node.registry.members.put("s", "bob", "viewer", by=USER.id)
+        bob = await node.client(client_id="b", user=User(id="bob"))
+        bob.change(restore(version=0))
+        await settle()
+        assert [one["code"] for one in bob.of_type("rejected")] == ["forbidden"]
+        a.change({"op": "end"})
+        a.change(restore(version=0))
+        await settle()
+        assert "load_at" not in node.store.calls
 
 
 async def test_a_restore_stands_alone_in_its_change() -> None:

@@ -57,6 +57,31 @@ async def test_conflicts_refusals_and_the_end_are_told_of(api: Api) -> None:
 
         await two.change({"op": "inc", "path": "/nowhere/b", "by": 1})
         refused = await two.expect("rejected")
+        await one.send(type="save_checkpoint", ref="r", name="Here", data={"n": 1})
+        await one.expect("checkpoint_saved")
+        await two.change({"op": "restore", "checkpoint_id": "latest"})
+        await two.expect("session_restored")
+        (mark,) = await lines(api, "checkpoint")
+        assert (mark["user_id"], mark["device_id"]) == ("ann", "device-of-one")
+        assert mark["data"]["name"] == "Here"
+        (restored,) = await lines(api, "restored")
+        assert (restored["user_id"], restored["device_id"]) == ("ann", "device-of-two")
+        version = mark["data"]["version"]
+        assert restored["data"] == {
+            "client_id": "two",
+            "version": version + 1,
+            "from_version": version,
+            "to_version": version,
+            "checkpoint_id": mark["data"]["id"],
+        }
+        saved = await api.ask("POST", "/s/checkpoints", "ann", {"name": "By HTTP"})
+        (line, _) = await lines(api, "checkpoint")
+        assert (line["user_id"], line["device_id"]) == ("ann", None)
+        assert line["data"] == {
+            "id": saved.json()["id"],
+            "name": "By HTTP",
+            "version": version + 1,
+        }
         (line,) = await lines(api, "refused")
         assert (line["user_id"], line["device_id"]) == ("ann", "device-of-two")
         assert line["data"] == {"client_id": "two", "seq": 2, "code": refused["code"]} | (

@@ -353,6 +353,9 @@ async def test_a_stream_with_a_hello_is_let_in_by_the_rules_of_a_hello(serve: Se
         ):
             answer = await api.get(f"{URL}/events", headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (status, code)
+        # Its welcome would have no patches to rewrite, and its commits no state to do it with.
+        answer = await api.get(f"{URL}/events?patches=rfc6902", headers=with_hello())
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_header")
 
 
 async def test_presence_by_http_goes_to_the_others(serve: Serve) -> None:

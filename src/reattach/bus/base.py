@@ -56,11 +56,15 @@ class Note(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
 
 
 class Whisper(msgspec.Struct, frozen=True, kw_only=True, tag="whisper"):
-    """A frame for whoever is connected to a session on other nodes; it is stored nowhere."""
+    """A frame for whoever is connected to a session on other nodes; it is stored nowhere.
+
+    ``client_id`` is whose it is, and who does not get it.
+    """
 
     session_id: str
     node: str
     frame: bytes
+    client_id: str | None = None
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True, tag="roster"):

@@ -1,4 +1,4 @@
-"""What the activity log tells of a batch: conflicts, what settled them, refusals, the end."""
+"""What the activity log tells of a batch: conflicts, refusals, marks, restores, the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,17 @@ class _Made(msgspec.Struct):
     conflicts: list[_Conflict] = msgspec.field(default_factory=list)
 
 
+class _Restored(msgspec.Struct, omit_defaults=True):
+    """Which state a commit put in the place of which."""
+
+    from_version: int
+    to_version: int
+    checkpoint_id: str | None = None
+
+
 _made: Final = msgspec.json.Decoder(_Made)
+_restored: Final = msgspec.json.Decoder(_Restored)
+_RESTORED: Final = b'{"type":"session_restored"'
 
 
 def happened(session: Session, now: int, *, ended: bool) -> Iterator[Activity]:
@@ -42,6 +52,20 @@ def happened(session: Session, now: int, *, ended: bool) -> Iterator[Activity]:
     if session.conflicts:
         for commit in session.commits:
             yield from _of_conflicts(commit, now)
+    for commit in session.commits:
+        if commit.body.startswith(_RESTORED):
+            restored = _restored.decode(commit.body)
+            yield _line("restored", now, commit, msgspec.to_builtins(restored))
+    for name, (user_id, device_id) in session.markers.items():
+        mark = session.checkpoints[name]
+        data = {"id": name, "name": mark.name, "version": mark.version}
+        yield Activity(
+            activity_type="checkpoint",
+            at=now,
+            user_id=user_id,
+            device_id=device_id,
+            data=encode(data),
+        )
     if ended:
         yield _line("ended", now, session.commits[-1], {})
     for refusal in session.refusals:

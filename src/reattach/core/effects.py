@@ -89,9 +89,13 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class PassOn(msgspec.Struct, frozen=True):
-    """Have other nodes send a frame to whoever is connected to the session there."""
+    """Have other nodes send a frame to whoever is connected to the session there.
+
+    But for the client whose it is, which may have its line there.
+    """
 
     frame: bytes
+    client_id: str | None = None
 
 
 class Announce(msgspec.Struct, frozen=True):

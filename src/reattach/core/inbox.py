@@ -168,7 +168,7 @@ class Inbox:
             request = queue[0].request
             if request is not None and request.record and session.idempotency is not None:
                 break  # a batch has one idempotency key for each session
-            if self._needs_past(queue[0].proposal):
+            if self._needs_past(queue[0]):
                 if not decided.taken and self._recalling is not queue[0].proposal:
                     # All before it is durable: so the newest mark is the one that is meant.
                     self._recalling = queue[0].proposal
@@ -179,9 +179,13 @@ class Inbox:
             self._decide(queued, decided, now)
         return decided
 
-    def _needs_past(self, proposal: Proposal) -> bool:
+    def _needs_past(self, queued: _Queued) -> bool:
+        proposal, connection = queued.proposal, queued.connection
         if proposal.restore is None or proposal.past is not None or proposal.refused is not None:
             return False
+        role = proposal.role if connection is None else connection.role
+        if role == Role.VIEWER or not self._session.record.is_active:
+            return False  # it is refused, whatever was then
         return proposal.seq in {0, self._session.clients[proposal.client_id].seq + 1}
 
     def recalled(self, proposal: Proposal, past: Past | ChangeRefused) -> None:
@@ -338,6 +342,10 @@ class Inbox:
             decided.settled.append((request, _moved()))
         elif refused is None:
             record = session.mark(mark.checkpoint_id, Kind.NAMED, mark.name, mark.data)
+            user_id, device_id = proposal.user_id, None
+            if connection is not None:
+                user_id, device_id = connection.user_id, connection.device_id
+            session.markers[mark.checkpoint_id] = (user_id, device_id)
             decided.marked.append(Confirm(record, connection, mark.ref))
             if request is not None:
                 if request.record is not None:

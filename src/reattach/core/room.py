@@ -694,11 +694,15 @@ class Room:
             self._update_record(disconnected_at=now)
         self._tell_devices(now)
 
-    def pass_on(self, frame: bytes) -> None:
-        """Send a frame that came from another node: presence to clients, marks to everybody."""
+    def pass_on(self, frame: bytes, *, besides: str | None = None) -> None:
+        """Send a frame that came from another node: presence to clients, marks to everybody.
+
+        But not to the client ``besides``, whose it is.
+        """
         whom = self.everybody() if frame.startswith(_MARK) else self.connections.values()
         for connection in whom:
-            self._send(connection, frame)
+            if besides is None or connection.client_id != besides:
+                self._send(connection, frame)
 
     def adopt(self, record: SessionRecord, devices: Sequence[DeviceRecord], now: int) -> None:
         """Take in, at rest, what another node wrote of who came and went."""
@@ -744,14 +748,14 @@ class Room:
         connection = self.connections.get(client_id)
         if connection is None or connection.user_id != user_id:
             connection = self._callers.setdefault(user_id, Connection(None, now))
-            connection.device_id = device_id
+            connection.client_id, connection.device_id = client_id, device_id
         self._presence(connection, Presence(data))
 
     def _show(self, connection: Connection, data: bytes) -> None:
         for other in self.connections.values():
             if other is not connection:
                 self._send(other, data)
-        self._emit(PassOn(data))
+        self._emit(PassOn(data, connection.client_id))
 
     def _sync(self, connection: Connection, frame: RequestSync, now: int) -> None:
         seq = self.session.clients[connection.client_id].seq

@@ -198,6 +198,8 @@ class Session:
         self.refusals: list[RefusalRecord] = []
         self.conflicts: dict[str, ConflictRecord] = {}
         self.checkpoints: dict[str, CheckpointRecord] = {}
+        self.markers: dict[str, tuple[str | None, str | None]] = {}
+        """Of the marks that somebody asked for, the user and the device."""
         self.now = 0
         self.idempotency: IdempotencyRecord | None = None
         self.saved: SavedState | None = None
@@ -212,7 +214,7 @@ class Session:
         self.now = now
         self._before = (self.record, self.version, self.log_bytes)
         self.commits, self.refusals, self.conflicts = [], [], {}
-        self.checkpoints = {}
+        self.checkpoints, self.markers = {}, {}
         self.saved, self.idempotency, self._save_due = None, None, False
         self._advanced = {}
 

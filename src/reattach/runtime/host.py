@@ -389,7 +389,7 @@ class Host:
 
     def hear_whisper(self, whisper: Whisper) -> None:
         """Send on what somebody on another node wants to be seen."""
-        self.room.pass_on(whisper.frame)
+        self.room.pass_on(whisper.frame, besides=whisper.client_id)
         self.flush()
 
     def lose_node(self, node: str) -> None:
@@ -555,7 +555,10 @@ class Host:
             elif type(effect) is PassOn:
                 if self._bus is not None:
                     whisper = Whisper(
-                        session_id=self.session_id, node=self._node, frame=effect.frame
+                        session_id=self.session_id,
+                        node=self._node,
+                        frame=effect.frame,
+                        client_id=effect.client_id,
                     )
                     self._bus.publish(whisper)
             elif type(effect) is Announce:

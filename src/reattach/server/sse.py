@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -55,6 +56,13 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head)
+_SMALL: Final = 16 * 1024
+"""Frames up to this many bytes are looked into once for all readers; those above seldom come."""
+
+
+@lru_cache(maxsize=128)
+def _head_of_many(frame: bytes) -> _Head:
+    return _head.decode(frame)
 
 
 class _Named(msgspec.Struct):
@@ -274,7 +282,7 @@ class EventStream(Response):
             self._registry.connections.heard(self._connection)
 
     def _event(self, frame: bytes) -> bytes:
-        head = _head.decode(frame)
+        head = _head_of_many(frame) if len(frame) <= _SMALL else _head.decode(frame)
         self._epoch = epoch = head.epoch or self._epoch
         if self._patches is not None:
             frame = self._patches.rewrite(head.type, frame)

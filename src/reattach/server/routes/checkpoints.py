@@ -67,7 +67,13 @@ class CheckpointRoutes(Routes):
             return replayed
         name = registry.clock.new_id()
         mark = mark_of(name, body.name, body.data, registry.limits)
-        proposal = Proposal(client_id="", mark=mark, role=role, access_version=access_version)
+        proposal = Proposal(
+            client_id="",
+            mark=mark,
+            role=role,
+            access_version=access_version,
+            user_id=user_of(request).id,
+        )
         done = await submit(
             registry,
             host,

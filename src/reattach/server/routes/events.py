@@ -69,6 +69,12 @@ class EventRoutes(Routes):
         client = _down_link(reattach_client, reattach_device)
         rest = None if reattach_hello is None else parse_hello(reattach_hello)
         after = parse_event_id(last_event_id)
+        if rest is not None and patches == "rfc6902":
+            raise BadRequest(
+                "expected either Reattach-Hello or ?patches=rfc6902: a client's line has frames as"
+                " they are, leave one of the two out",
+                code="bad_header",
+            )
         plain = None
         if patches == "rfc6902":
             plain, after = await _plain_after(registry, session_id, after)
