@@ -226,6 +226,11 @@ class FaultyStore:
     ) -> Sequence[tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
         return await self._call("clients", lambda: self.inner.clients(asked))
 
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        return await self._call("since", lambda: self.inner.since(asked))
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:

@@ -43,6 +43,7 @@ from reattach.errors import (
 )
 from reattach.runtime.clock import Clock
 from reattach.runtime.committer import Committer
+from reattach.runtime.loader import Loader
 from reattach.runtime.outage import LAST_RETRY_MS
 from reattach.runtime.recall import look_up
 from reattach.store.base import (
@@ -53,8 +54,6 @@ from reattach.store.base import (
     MemberRecord,
     Outcome,
     RefusalRecord,
-    SessionRecord,
-    Store,
 )
 from reattach.wire import Frame, RequestSync, Unreadable
 
@@ -106,7 +105,7 @@ class Host:
     def __init__(
         self,
         room: Room,
-        store: Store,
+        loader: Loader,
         committer: Committer,
         clock: Clock,
         *,
@@ -123,7 +122,8 @@ class Host:
         """Who else keeps the session open: iterators over its changes, and joins under way."""
         self.watchers: set[asyncio.Event] = set()
         """Set whenever something became durable, or the session was closed."""
-        self._store = store
+        self._store = loader.store
+        self._loader = loader
         self._committer = committer
         self._clock = clock
         self._timeout_ms = timeout_ms
@@ -670,25 +670,24 @@ class Host:
         self._rest()
 
     async def _read_ahead(self) -> Any:
-        room, store = self.room, self._store
-        clients = []
-        # First: what is read later holds the commits of all their numbers.
-        for client_id, lowest in sorted(room.inbox.lowest().items()):
-            client = await store.client(room.session_id, client_id)
-            if client is not None:
-                # Refusals of the lost batch: in the log they leave no trace.
-                found = await store.refusals(room.session_id, client_id, lowest - 1)
-                clients.append((client, [one for one in found if one.seq <= client.seq]))
-        record = await store.session(room.session_id)
-        if not isinstance(record, SessionRecord) or record.epoch != room.recorded.epoch:
+        # Many sessions may have been moved at once: each of these is read for all that wait.
+        room, store, loader = self.room, self._store, self._loader
+        # First: what is read later holds the commits of all their numbers. Refusals of the lost
+        # batch leave no trace in the log.
+        clients = await asyncio.gather(
+            *(
+                loader.client(room.session_id, client_id, lowest - 1)
+                for client_id, lowest in sorted(room.inbox.lowest().items())
+            )
+        )
+        found = await loader.since(room.session_id, room.session.version)
+        if found is None or found[0].epoch != room.recorded.epoch:
             return None
+        record, commits = found
         if record.schema_version != room.recorded.schema_version:
             return None  # another node has another version of its schema
         if record.user_id != room.recorded.user_id:
             return None  # its clients and devices may be another user's, too
-        commits = await store.log(
-            room.session_id, first=room.session.version + 1, last=record.version
-        )
         if record.version != room.session.version + len(commits):
             return None
         # One of these would find the session moved for ever: its row can be written only once.
@@ -702,7 +701,8 @@ class Host:
         if record.access_version != room.recorded.access_version:
             members = await store.members(room.session_id)
             devices = await store.devices(room.session_id)
-        return record, commits, clients, members, devices, answered
+        known = [(client, refusals) for client, refusals in clients if client is not None]
+        return record, commits, known, members, devices, answered
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -15,6 +15,7 @@ from reattach.runtime.gathering import Gathering
 from reattach.runtime.tasks import Tasks
 from reattach.store.base import (
     ClientRecord,
+    CommitRecord,
     Loaded,
     RefusalRecord,
     SessionRecord,
@@ -49,7 +50,7 @@ class Loader:
         timeout_ms: int,
         counts: Counts,
     ) -> None:
-        self._store = store
+        self.store = store
         self._snapshots = snapshots
         self._timeout_ms = timeout_ms
         self._counts = counts
@@ -58,6 +59,7 @@ class Loader:
         self._standings = Gathering(self._read_standings, tasks, **few)
         self._clients = Gathering(self._read_clients, tasks, **few)
         self._versions = Gathering(self._read_versions, tasks, **few)
+        self._since = Gathering(self._read_since, tasks, most=_MOST_SESSIONS, timeout_ms=timeout_ms)
 
     async def load(self, session_id: str) -> tuple[Loaded, int]:
         """Read a session.
@@ -93,24 +95,35 @@ class Loader:
         """Read where a session stands: epoch, version, access version."""
         return await self._versions.get(session_id)
 
+    async def since(
+        self, session_id: str, after: int
+    ) -> tuple[SessionRecord, Sequence[CommitRecord]] | None:
+        """Read a session's row and the commits above a version, of one moment."""
+        return await self._since.get((session_id, after))
+
     async def _load(self, asked: Sequence[str]) -> Mapping[str, Loaded | None]:
-        return await self._store.load_many(asked, _MOST_BYTES)
+        return await self.store.load_many(asked, _MOST_BYTES)
 
     async def _read_standings(
         self, asked: Sequence[tuple[str, str]]
     ) -> Mapping[tuple[str, str], Standing | Tombstone | None]:
-        return dict(zip(asked, await self._store.standings(asked), strict=True))
+        return dict(zip(asked, await self.store.standings(asked), strict=True))
 
     async def _read_clients(
         self, asked: Sequence[tuple[str, str, int]]
     ) -> Mapping[tuple[str, str, int], tuple[ClientRecord | None, Sequence[RefusalRecord]]]:
-        return dict(zip(asked, await self._store.clients(asked), strict=True))
+        return dict(zip(asked, await self.store.clients(asked), strict=True))
 
     async def _read_versions(
         self, asked: Sequence[str]
     ) -> Mapping[str, tuple[str, int, int] | None]:
-        found = await self._store.versions(asked)
+        found = await self.store.versions(asked)
         return {session_id: found.get(session_id) for session_id in asked}
+
+    async def _read_since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        return dict(zip(asked, await self.store.since(asked), strict=True))
 
     async def _read(self, session_id: str) -> tuple[Loaded | None, int]:
         """Read a session, from a snapshot on if there is one that is worth it."""
@@ -130,10 +143,10 @@ class Loader:
         The session's row is read first: what came after it is found by the next comparison.
         """
         session_id, version = snapshot.session_id, snapshot.saved.version
-        record = await self._store.session(session_id)
+        record = await self.store.session(session_id)
         if not isinstance(record, SessionRecord) or record.epoch != snapshot.epoch:
             return None
-        commits = await self._store.log(session_id, first=version, last=record.version)
+        commits = await self.store.log(session_id, first=version, last=record.version)
         if len(commits) != record.version - version + 1 or proof(commits[0].body) != snapshot.proof:
             return None
         return Loaded(
@@ -141,8 +154,8 @@ class Loader:
             saved=snapshot.saved,
             tail=commits[1:],
             conflicts=snapshot.conflicts,
-            devices=await self._store.devices(session_id),
-            members=await self._store.members(session_id),
+            devices=await self.store.devices(session_id),
+            members=await self.store.members(session_id),
         )
 
 

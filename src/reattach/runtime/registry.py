@@ -264,7 +264,7 @@ class Registry:
         room.reactions = self._reactions.names(loaded.session.schema_name)
         host = Host(
             room,
-            self.store,
+            self.loader,
             self._committer,
             self.clock,
             timeout_ms=self.timeout_ms,

@@ -500,6 +500,15 @@ class Store(Protocol):
         Each is a session's id, a client's and the number; the answers are in their order.
         """
 
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        """Read sessions' rows, and what the log has above a version of each, of one moment.
+
+        Each is a session's id and the version; the answers are in their order, None where there is
+        no such session (any more).
+        """
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:

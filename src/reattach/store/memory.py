@@ -439,6 +439,21 @@ class MemoryStore:
             for session_id, client_id, after in asked
         ]
 
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        """Read sessions' rows, and the commits above a version of each."""
+        await self.check()
+        return [self._since(session_id, after) for session_id, after in asked]
+
+    def _since(
+        self, session_id: str, after: int
+    ) -> tuple[SessionRecord, Sequence[CommitRecord]] | None:
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        return session.row, [one for n, one in sorted(session.commits.items()) if n > after]
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:

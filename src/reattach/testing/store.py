@@ -957,6 +957,26 @@ class StoreSuite:
         ]
         assert await store.clients([]) == []
 
+    async def test_since(self, store: Store) -> None:
+        """Many at once, in the order in which they were asked for."""
+        await store.append([creation("s1"), creation("s2"), creation("s3")])
+        await store.append([change("s1", 0, count=3), change("s2", 0)])
+        await store.append([erasure("s3", 0)])
+        asked = [("s2", 0), ("s1", 1), ("no", 0), ("s1", 3), ("s3", 0), ("s1", 0), ("s2", 9)]
+        one, two = await store.session("s1"), await store.session("s2")
+        commits = list(await store.log("s1", first=1))
+        found = [one and (one[0], list(one[1])) for one in await store.since(asked)]
+        assert found == [
+            (two, list(await store.log("s2", first=1))),
+            (one, commits[1:]),
+            None,
+            (one, []),
+            None,
+            (one, commits),
+            (two, []),
+        ]
+        assert await store.since([]) == []
+
     async def test_refusal_twice(self, store: Store) -> None:
         """A number is decided once: a second refusal of it is refused."""
         await store.append([creation("s1")])

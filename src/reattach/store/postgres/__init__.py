@@ -333,6 +333,20 @@ class PostgresStore:
             for row in rows
         ]
 
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        """Read sessions' rows, and the commits above a version of each."""
+        rows = await self._all(
+            sql.READ_SINCE,
+            [text(session_id) for session_id, _ in asked],
+            [to_number(after) for _, after in asked],
+        )
+        return [
+            None if row[0] is None else (to_session(row), [to_commit(one) for one in row[13]])
+            for row in rows
+        ]
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:

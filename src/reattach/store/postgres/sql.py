@@ -733,6 +733,19 @@ LEFT JOIN clients AS client
 ORDER BY number
 """
 
+READ_SINCE: Final = """
+SELECT session.session_id, user_id, epoch, epoch_version, session.version, access_version,
+    schema_name, schema_version, created_at, last_activity, is_active, disconnected_at,
+    reconnected_at, ARRAY(
+        SELECT ROW(version, body, writes, at, client_id, seq, client_at) FROM commits
+        WHERE commits.session_id = asked.session_id AND commits.version > asked.after
+        ORDER BY version
+    )
+FROM unnest($1::text[], $2::int8[]) WITH ORDINALITY AS asked (session_id, after, number)
+LEFT JOIN sessions AS session ON session.session_id = asked.session_id
+ORDER BY number
+"""
+
 READ_REFUSALS: Final = """
 SELECT client_id, seq, client_at, body FROM refusals
 WHERE session_id = $1 AND client_id = $2 AND seq > $3 ORDER BY seq

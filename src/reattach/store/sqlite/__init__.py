@@ -75,6 +75,7 @@ from reattach.store.sqlite.rows import (
     read_members,
     read_refusals,
     read_session,
+    read_since,
     read_standing,
     to_session,
     weighed,
@@ -250,6 +251,14 @@ class SQLiteStore:
                 )
                 for session_id, client_id, n in asked
             ]
+        )
+
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        """Read sessions' rows, and the commits above a version of each."""
+        return await self._read(
+            lambda db: [read_since(db, session_id, after) for session_id, after in asked]
         )
 
     async def refusals(

@@ -36,6 +36,7 @@ from reattach.store.base import (
 from reattach.store.packing import packed, unpacked
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
+    MAX_INTEGER,
     changes_access,
     to_checkpoint,
     to_commit,
@@ -62,6 +63,7 @@ __all__ = [
     "read_members",
     "read_refusals",
     "read_session",
+    "read_since",
     "read_standing",
     "remove_old_keys",
     "to_session",
@@ -330,6 +332,16 @@ def read_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | Tom
         return to_session(row)
     row = db.execute(sql.READ_TOMBSTONE, (session_id,)).fetchone()
     return None if row is None else to_tombstone(row)
+
+
+def read_since(
+    db: sqlite3.Connection, session_id: str, after: int
+) -> tuple[SessionRecord, Sequence[CommitRecord]] | None:
+    row = db.execute(sql.READ_SESSION, (session_id,)).fetchone()
+    if row is None:
+        return None
+    commits = db.execute(sql.READ_LOG, (session_id, to_number(after + 1), MAX_INTEGER, -1))
+    return to_session(row), [to_commit(one) for one in commits]
 
 
 def read_standing(

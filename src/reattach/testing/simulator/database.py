@@ -274,6 +274,12 @@ class Handle:
         """Read clients' records, and their refusals above a number."""
         return await self._read(lambda rows: rows.clients(asked))
 
+    async def since(
+        self, asked: Sequence[tuple[str, int]]
+    ) -> Sequence[tuple[SessionRecord, Sequence[CommitRecord]] | None]:
+        """Read sessions' rows, and the commits above a version of each."""
+        return await self._read(lambda rows: rows.since(asked))
+
     async def refusals(
         self, session_id: str, client_id: str, after: int
     ) -> Sequence[RefusalRecord]:
