@@ -216,6 +216,7 @@ async def test_over_killed_servers_nothing_is_lost_and_nothing_happens_twice(
 
 
 @pytest.mark.faults
+@pytest.mark.one_node("a quiet line is not to be moved by anybody")
 async def test_a_server_that_says_nothing_is_left_and_found_again(serve: Serve) -> None:
     """Rules H1, H2."""
     hurry = {"REATTACH_HEARTBEAT_INTERVAL_MS": "200", "REATTACH_HEARTBEAT_TIMEOUT_MS": "600"}

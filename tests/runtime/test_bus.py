@@ -9,9 +9,21 @@ import pytest
 
 from reattach.bus.base import Message, Missed, Note, Watched
 from reattach.bus.local import LocalBus
+from reattach.core.connection import Phase
 from reattach.store.base import Append, Expected, SessionRecord
 from reattach.store.memory import MemoryStore
-from tests.runtime.rig import Node, Work, down, inc, put, running, settle
+from tests.runtime.rig import (
+    USER,
+    BareLine,
+    LineClient,
+    Node,
+    Work,
+    down,
+    inc,
+    put,
+    running,
+    settle,
+)
 
 
 class HandBus(LocalBus):
@@ -199,6 +211,45 @@ def bus_note() -> Note:
         last_activity=0,
     )
     return Note(session=row, commits=[])
+
+
+async def test_a_reader_who_saw_more_on_another_node_is_not_set_back(
+    nodes: tuple[Node, Node], bus: HandBus
+) -> None:
+    # Rule T12: exactly the commits after its version, wherever it comes to
+    first, second = nodes
+    writer = await first.client(state={"n": 0})
+    other = await second.client(client_id="d")
+    bus.held = []
+    writer.change(inc())
+    await settle()
+    assert (writer.version, other.version) == (1, 0)
+    reader = LineClient(second, "s", "")
+    reader.line = BareLine(reader)
+    connection = second.registry.connections.connect(reader.line)
+    connection.phase = Phase.JOINING
+    await second.registry.connections.observe(
+        connection, "s", USER, epoch=writer.epoch, version=1, backlog=10**6
+    )
+    reader._greeted, reader.epoch, reader.version, reader.state = True, writer.epoch, 1, {"n": 1}
+    bus.held = None
+    writer.change(inc())
+    await settle()
+    assert [frame["type"] for frame in reader.frames] == ["state_update"]
+    assert reader.state == {"n": 2}
+    assert reader.lie is None
+
+
+async def test_who_is_connected_when_another_node_erases_is_told_so(
+    nodes: tuple[Node, Node],
+) -> None:
+    # Rule T20: it was erased, and there is nothing to come back to
+    first, second = nodes
+    await first.client(state={"n": 0})
+    other = await second.client(client_id="d")
+    await first.registry.erase("s")
+    await second.clock.pass_(1_000)
+    assert [code for code, _ in other.closes] == [4410]
 
 
 async def test_presence_of_the_same_version_is_no_reason_to_read(

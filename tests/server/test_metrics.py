@@ -47,10 +47,14 @@ async def scrape(server: ServerProcess, **labels: str) -> Found:
     return read(answer.text, **labels)
 
 
+one_node = pytest.mark.one_node("each node tells of itself alone, whichever is asked")
+
+
 def inc() -> dict[str, object]:
     return {"op": "inc", "path": "/n", "by": 1}
 
 
+@one_node
 async def test_what_a_node_does_is_counted(serve: Serve) -> None:
     server = await serve(app=None)
     before = await scrape(server)
@@ -77,6 +81,7 @@ async def test_what_a_node_does_is_counted(serve: Serve) -> None:
     assert 0 < found["reattach_append_seconds_sum"] < 60
 
 
+@one_node
 async def test_a_database_that_is_away_is_told(serve: Serve) -> None:
     server = await serve(app=None)
     async with WireClient(server.ws_url, "s", "a", create={"n": 0}) as client:
@@ -95,6 +100,7 @@ async def test_a_database_that_is_away_is_told(serve: Serve) -> None:
     assert found["reattach_changes_waiting_bytes"] == 0
 
 
+@one_node
 @pytest.mark.faults
 async def test_a_redis_that_is_away_is_told(
     serve: Serve, postgres: Postgres, tmp_path: Path
@@ -122,6 +128,7 @@ async def test_a_redis_that_is_away_is_told(
             await until(lambda: up(1), within=5, what="the metric to say that it is back")
 
 
+@one_node
 @pytest.mark.faults
 @pytest.mark.timeout(120)
 async def test_whichever_worker_is_asked_all_of_them_answer(

@@ -23,6 +23,7 @@ from reattach.store.base import CommitRecord
 from reattach.wire import HelloDevice
 from tests.conftest import BehindFile
 from tests.support.database import locked
+from tests.support.full import first_node
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -972,7 +973,8 @@ async def test_a_key_that_was_answered_meanwhile_does_not_hold_up_the_session(
         return await submit(request)
 
     host.submit = twice  # type: ignore[method-assign]
-    first = await api.patch(session_url(), content=add, headers=headers)
+    with first_node():
+        first = await api.patch(session_url(), content=add, headers=headers)
     assert (first.status_code, first.headers["idempotency-replayed"]) == (200, "true")
     assert first.json()["state"] == {"l": [1]}
     assert (await merge(api, {"n": 1})).json()["state"] == {"l": [1], "n": 1}

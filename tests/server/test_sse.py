@@ -243,9 +243,9 @@ async def test_a_comment_comes_at_every_interval(serve: Serve) -> None:
 
 
 async def test_a_down_link_is_its_clients(serve: Serve) -> None:
-    # Rule T13
+    # Rule T13; of two nodes at one: what another one refuses, its answer tells
     server = await serve(app=None)
-    async with client(server) as api:
+    async with client(server.nodes[0]) as api:
         epoch = (await create(api))["epoch"]
         bad = {"op": "set", "path": "/x/y", "value": 1}
         async with reading(api, **as_client()) as reader, reading(api) as other:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,6 +28,7 @@ from reattach.server.cors import Cors
 SEED = "REATTACH_TEST_SEED"
 
 _node: ContextVar[int] = ContextVar("node", default=0)
+_stays: ContextVar[bool] = ContextVar("stays", default=False)
 
 
 def seed() -> str:
@@ -37,6 +39,19 @@ def seed() -> str:
 def chance_of(name: str) -> random.Random:
     """The lots of a test or a page of tests, always the same for one seed."""
     return random.Random(f"{seed()} {name}")
+
+
+@contextmanager
+def first_node() -> Iterator[None]:
+    """Has requests that are made in here, in this process, come to the node that the test holds.
+
+    That is the one whose registry `Reattach.running` gives outside of a request.
+    """
+    token = _stays.set(True)
+    try:
+        yield
+    finally:
+        _stays.reset(token)
 
 
 def share(monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> None:
@@ -54,7 +69,8 @@ def share(monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> None:
 
     async def by_lot(self: Cors, scope: Scope, receive: Receive, send: Send) -> None:
         # The application's own life is nobody's request.
-        token = _node.set(0 if scope["type"] == "lifespan" else chance.randrange(2))
+        stays = scope["type"] == "lifespan" or _stays.get()
+        token = _node.set(0 if stays else chance.randrange(2))
         try:
             await serve(self, scope, receive, send)
         finally:

@@ -186,8 +186,7 @@ class Connections:
         self._expire(connection, user.expires_at)
         created = await self._create_missing(session_id, user, hello)
         host = await self._let_in(connection, session_id, user)
-        if host.stands[0] == hello.epoch and host.stands[1] < (hello.version or 0):
-            await self._registry.nodes.level(host)  # it may come from a node that is ahead
+        await self._reach(host, hello.epoch, hello.version)
         while await self._begins_epoch(host, connection, hello):
             host = await self._let_in(connection, session_id, user)
         access_version = host.stands[2]
@@ -246,6 +245,7 @@ class Connections:
         """
         self._expire(connection, user.expires_at)
         host = await self._let_in(connection, session_id, user)
+        await self._reach(host, epoch, version)
         access_version = host.stands[2]
         host.pins += 1
 
@@ -262,6 +262,11 @@ class Connections:
             await self._enter_after(host, epoch, version, backlog, enter)
         finally:
             host.pins -= 1
+
+    async def _reach(self, host: Host, epoch: str | None, version: int | None) -> None:
+        """See to it that a session stands where somebody saw it, who may come from another node."""
+        if host.stands[0] == epoch and host.stands[1] < (version or 0):
+            await self._registry.nodes.level(host)
 
     async def _let_in(self, connection: Connection, session_id: str, user: User) -> Host:
         host, connection.role = await self._registry.members.admit(session_id, user)

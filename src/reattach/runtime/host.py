@@ -54,6 +54,7 @@ from reattach.store.base import (
     MemberRecord,
     Outcome,
     RefusalRecord,
+    Tombstone,
 )
 from reattach.wire import Frame, RequestSync, Unreadable
 
@@ -659,6 +660,9 @@ class Host:
         if found is None:
             self.close(Close.RESTART, "the session changed elsewhere: come back")
             return
+        if isinstance(found, Tombstone):
+            self.close(Close.ENDED, "the session was erased")
+            return
         self._recovering = False
         record, commits, clients, members, devices, answered = found
         room = self.room
@@ -681,7 +685,10 @@ class Host:
             )
         )
         found = await loader.since(room.session_id, room.session.version)
-        if found is None or found[0].epoch != room.recorded.epoch:
+        if found is None:
+            gone = await store.session(room.session_id)
+            return gone if isinstance(gone, Tombstone) else None
+        if found[0].epoch != room.recorded.epoch:
             return None
         record, commits = found
         if record.schema_version != room.recorded.schema_version:
