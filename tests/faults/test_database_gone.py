@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.conftest import Serve, Witnesses
-from tests.support.database import PostgresDatabase, behind
+from tests.support.database import ON_POSTGRES, PostgresDatabase, behind
 from tests.support.load import Worker, acknowledged, check
 from tests.support.postgres import Postgres
 from tests.support.server import ServerProcess
@@ -79,7 +79,8 @@ def largest(folder: Path) -> int:
 
 
 def rss(server: ServerProcess) -> int:
-    return int(psutil.Process(server.pid).memory_info().rss)
+    """Memory of the node that takes the most."""
+    return max(int(psutil.Process(node.pid).memory_info().rss) for node in server.nodes)
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -150,8 +151,9 @@ async def test_clients_stay_are_told_and_go_on_by_themselves(
         rows = database.rows(LOG, f"s{number}")
         await check(server.ws_url, mine, [(version, name, seq) for version, name, seq in rows])
     said = server.log.read_text()
-    assert said.count("the database does not answer") == 1
-    assert said.count("the database is back: ") == 1
+    nodes = len(server.nodes)
+    assert said.count("the database does not answer") == nodes, "once for each"
+    assert said.count("the database is back: ") == nodes
 
 
 async def test_memory_is_bounded_by_not_reading(serve: Serve, own_postgres: Postgres) -> None:
@@ -210,6 +212,7 @@ async def test_sqlite_that_another_process_has_locked(serve: Serve) -> None:
         assert client.closes == []
 
 
+@pytest.mark.skipif(ON_POSTGRES, reason="it is a file that cannot grow")
 async def test_sqlite_on_a_disk_that_is_full(serve: Serve, tmp_path: Path) -> None:
     """No file may grow any more: as on a full disk, writes fail and everything else goes on."""
     server = await serve(tmp_path / "full.db", app=None)

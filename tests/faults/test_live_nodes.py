@@ -46,6 +46,7 @@ class Swallower:
         self.channel: bytes | None = None
         """The end of the channel's name of which messages are lost."""
         self.lost = 0
+        """How many commits were in what was lost: nodes tell each other who is there, too."""
         self._there = port
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
@@ -88,7 +89,7 @@ class Swallower:
             while True:
                 answer, words = await _answer(reader)
                 if words[:1] == [b"message"] and self._loses(words[1]):
-                    self.lost += 1
+                    self.lost += b"state_update" in words[2]
                     continue
                 writer.write(answer)
                 await writer.drain()

@@ -590,7 +590,7 @@ async def test_a_session_that_nobody_uses_is_forgotten_and_opened_again() -> Non
 async def test_a_node_that_stops_while_its_store_is_down_leaves_nothing_running() -> None:
     async with running() as node:
         a = await node.client(client_id="a")
-        mend = node.store.spoil("append", "session", with_=down())
+        mend = node.store.spoil("append", "since", with_=down())
         a.change(inc())
         await node.clock.pass_(500)
         host = node.host()

@@ -118,7 +118,7 @@ async def test_a_refusal_is_told_although_reading_it_fails_at_first() -> None:
     async with running(timeout_ms=TIMEOUT_MS) as node:
         a = await node.client(client_id="a")
         node.store.next("append", answer_lost())
-        node.store.next("refusals", down(), down())
+        node.store.next("clients", down(), down())
         a.change(put("/no/such/parent", 1))
         await until_recovered(node, "s")
         assert [frame["seq"] for frame in a.of_type("rejected")] == [1]
@@ -176,13 +176,13 @@ async def test_the_store_stays_down_for_several_attempts() -> None:
     async with running() as node:
         a = await node.client(client_id="a")
         b = await node.client(client_id="b")
-        mend = node.store.spoil("append", "session", "log", "client", "load_many", with_=down())
+        mend = node.store.spoil("append", "since", "clients", "load_many", with_=down())
         a.change(inc())
         await node.clock.pass_(3_000)
         b.change(inc(10))
-        tried = node.store.calls.count("client")  # the first that an attempt reads
+        tried = node.store.calls.count("clients")  # the first that an attempt reads
         await node.clock.pass_(3_000)
-        assert node.store.calls.count("client") >= tried + 2, "it has given up"
+        assert node.store.calls.count("clients") >= tried + 2, "it has given up"
         assert not a.of_type("state_update", "rejected")
         told = [frame["code"] for frame in a.of_type("error")]
         assert told == ["unavailable"], told
@@ -197,8 +197,8 @@ async def test_the_answer_is_lost_and_then_the_log_cannot_be_read_for_a_while() 
     async with running() as node:
         a = await node.client(client_id="a")
         node.store.next("append", answer_lost())
-        node.store.next("session", down(), down(), down())
-        node.store.next("log", down())
+        node.store.next("since", down(), down(), down())
+        node.store.next("clients", down())
         a.change(inc())
         a.change(inc())
         await node.clock.pass_(5_000)
@@ -210,8 +210,8 @@ async def test_a_read_that_is_never_answered_does_not_stop_the_recovery() -> Non
     async with running(timeout_ms=TIMEOUT_MS) as node:
         a = await node.client(client_id="a")
         node.store.next("append", answer_lost())
-        node.store.next("session", silent())
-        node.store.next("log", silent())
+        node.store.next("clients", silent())
+        node.store.next("since", silent())
         a.change(inc())
         await until_recovered(node, "s")
         assert a.state == {"n": 1}
@@ -349,7 +349,7 @@ async def test_answers_are_still_known_when_changes_are_taken_one_by_one() -> No
         tasks = [asyncio.create_task(node.sessions.update("s", [inc()])) for _ in range(3)]
         await settle()
         read = Gate()
-        node.store.next("session", read)
+        node.store.next("since", read)
         gate.open()
         await read.reached.wait()
         assert len(node.store.parts[-1].commits) == 3, "they make the batch that is lost"
