@@ -77,7 +77,8 @@ export interface Change {
   readonly stored: Promise<boolean>;
   /**
    * Resolves when the change is in the server's database; that can take until the network is back.
-   * Rejects with a `ReattachError` whose `code` is the server's when it was refused for good.
+   * Rejects with a `ReattachError` whose `code` is the server's when it was refused for good, and with
+   * `handed_over` where this tab's storage failed after the change was stored: other tabs send it then.
    */
   readonly acknowledged: Promise<void>;
 }

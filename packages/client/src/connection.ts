@@ -43,7 +43,10 @@ export class Connection {
     this.#base = base;
     this.#id = encodeURIComponent(id);
     this.#feed = feed;
-    this.#open = dialer(env, base, this.#id);
+    this.#open = dialer(env, base, this.#id, async () => {
+      this.#bearer = await this.bearer();
+      return this.#bearer;
+    });
   }
 
   /** Opens a line; what becomes of it is fed. */

@@ -5,7 +5,7 @@
 
 import type { ClientFrame } from "./core/wire.js";
 import type { Environment } from "./env.js";
-import { type Line, type LineEvents, openSocket } from "./socket.js";
+import { type Line, type LineEvents, numberIn, openSocket } from "./socket.js";
 import { openStream } from "./sse.js";
 
 /** So long a WebSocket may say nothing at first. */
@@ -14,11 +14,17 @@ const PATIENCE_MS = 7_000;
 const AGAIN_MS = 20_000;
 
 /**
- * Answers what opens a session's lines. `base` is the server's address, `id` the session's, encoded.
+ * Answers what opens a session's lines. `base` is the server's address, `id` the session's, encoded;
+ * `bearer` answers a token of now: one that opened a stream may be over when a WebSocket is tried.
  * It remembers how the last ones went: after two WebSockets in a row that said nothing, a stream is
  * tried beside each; it says by itself whether HTTP works.
  */
-export function dialer(env: Environment, base: string, id: string): (events: LineEvents) => Line {
+export function dialer(
+  env: Environment,
+  base: string,
+  id: string,
+  bearer: () => Promise<string | undefined>,
+): (events: LineEvents) => Line {
   const url = `${base.replace(/^http/, "ws")}/ws/session/${id}`;
   let silent = 0;
   let streams = false;
@@ -29,6 +35,7 @@ export function dialer(env: Environment, base: string, id: string): (events: Lin
     let hello: (ClientFrame & { type: "hello" }) | null = null;
     let timer: unknown;
     let first = true;
+    let stopped = false;
 
     const wait = (ms: number, then: () => void) => {
       env.clearTimer(timer);
@@ -69,17 +76,23 @@ export function dialer(env: Environment, base: string, id: string): (events: Lin
       let gone = false;
       /** A WebSocket of ours has said hello, and may have ended the stream by it. */
       let greeted = false;
+      /** The highest own number whose decision the stream has told. */
+      let told = 0;
       /** Tries for a WebSocket; the stream stays until that has its welcome. */
-      const again = () => {
+      const again = async () => {
+        const token = await bearer().catch(() => null);
+        if (gone || stopped) return;
+        if (token === null) return wait(AGAIN_MS, again);
         const tried = openSocket(env, url, {
           opened() {
             if (!hello) return;
             greeted = true;
-            tried.send({ ...hello, t: env.now() });
+            tried.send({ ...hello, token: token ?? null, t: env.now() });
           },
           frame(frame) {
             if (line !== tried) {
-              if (frame.type === "error") return give();
+              // A welcome of before what the stream has told since would look like another client's.
+              if (!("epoch" in frame) || frame.seq < told) return give();
               env.clearTimer(timer);
               line.stop();
               line = tried;
@@ -106,9 +119,13 @@ export function dialer(env: Environment, base: string, id: string): (events: Lin
           if (first && env.WebSocket) wait(AGAIN_MS, again);
           first = false;
           streams = true;
-          if (hello && "version" in frame) {
-            const epoch = "epoch" in frame ? frame.epoch : (hello.epoch ?? null);
-            hello = { ...hello, epoch, version: frame.version };
+          if (hello) {
+            if ("version" in frame) {
+              const epoch = "epoch" in frame ? frame.epoch : (hello.epoch ?? null);
+              hello = { ...hello, epoch, version: frame.version };
+            }
+            told = Math.max(told, "epoch" in frame ? frame.seq : numberIn(frame, hello.client_id));
+            hello = { ...hello, seq: told };
           }
           events.frame(frame);
         },
@@ -127,6 +144,7 @@ export function dialer(env: Environment, base: string, id: string): (events: Lin
         line.send(frame);
       },
       stop() {
+        stopped = true;
         env.clearTimer(timer);
         if (first) streams = false;
         probe?.stop();

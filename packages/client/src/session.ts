@@ -308,6 +308,9 @@ export class Session<
       throw new ReattachError("unreachable", "the server has not answered yet: try again");
     }
     const sent = changes.map((change: SentChange) => ({ ...change, epoch: change.epoch ?? epoch }));
+    // What this device has goes by itself: sent beside the line, it would look like a stranger's.
+    const own = client_id === this.#core.clientId && this.#core.ownOf(sent);
+    if (own) return this.#outcome(own);
     const t = Math.floor(this.#env.now());
     return this.#connection.outbox({ client_id, device, t, changes: sent });
   }
@@ -348,6 +351,26 @@ export class Session<
     for (const stop of this.#stops) stop();
     this.#tabs?.stop();
     await this.#disk.close();
+  }
+
+  /** What becomes of changes of this outbox. */
+  async #outcome(refs: ReadonlyMap<string, number>): Promise<Imported> {
+    const waits = () => this.#core.replica.pending.some(({ ref }) => refs.has(ref));
+    await new Promise<void>((resolve) => {
+      const look = () => {
+        if (waits() && this.status.connection !== "closed") return;
+        stop();
+        resolve();
+      };
+      const stop = this.subscribe(look);
+      look();
+    });
+    if (waits()) throw new ReattachError("unreachable", "the session was closed before that");
+    const refused = [...this.#core.rejected.values()].flatMap(({ ref, code, message }) => {
+      const seq = refs.get(ref);
+      return seq === undefined ? [] : [{ seq, code, message }];
+    });
+    return { version: this.version, refused };
   }
 
   // ── Inside ─────────────────────────────────────────────────────────────────────────────────────
@@ -464,6 +487,8 @@ export class Session<
     const gone = moment === "hide" || moment === "freeze";
     if (gone || moment === "hidden") this.#breathe();
     if (gone && this.#tabs) {
+      // What is being written as it goes: nobody here will say so any more. Who looks now comes after it.
+      if (this.#storing) this.#tabs.post({ type: "poke", alone: false });
       // A page that holds a lock is not kept for going back to it.
       this.#tabs.stop();
       this.#tabs = null;

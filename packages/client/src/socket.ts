@@ -16,6 +16,13 @@ export interface Line {
   stop(): void;
 }
 
+/** The number of a client's change that a frame decides; 0 where it decides none of its. */
+export function numberIn(frame: ServerFrame, clientId: string): number {
+  if (frame.type === "rejected") return frame.seq;
+  if (!("by" in frame) || frame.by.client_id !== clientId) return 0;
+  return frame.by.seq ?? 0;
+}
+
 /** Opens a line. `closed` comes once, also where it could not be opened. */
 export function openSocket(env: Environment, url: string, events: LineEvents): Line {
   let socket: SocketLike | null = null;

@@ -5,7 +5,7 @@
 
 import type { Change, ClientFrame, Rejected, ServerFrame } from "./core/wire.js";
 import type { Environment } from "./env.js";
-import type { Line, LineEvents } from "./socket.js";
+import { type Line, type LineEvents, numberIn } from "./socket.js";
 
 /** Bytes of changes (characters, rather) that go up at a time; a server takes 1 MiB. */
 const BATCH = 262_144;
@@ -174,12 +174,7 @@ export function openStream(env: Environment, base: string, id: string, events: L
     }
   };
 
-  /** The number of this client's that a frame decides. */
-  const numberOf = (frame: ServerFrame): number => {
-    if (frame.type === "rejected") return frame.seq;
-    if (!("by" in frame) || frame.by.client_id !== hello.client_id) return 0;
-    return frame.by.seq ?? 0;
-  };
+  const numberOf = (frame: ServerFrame) => numberIn(frame, hello.client_id);
 
   // ── Up ─────────────────────────────────────────────────────────────────────────────────────────
 

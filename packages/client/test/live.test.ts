@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Store } from "../src";
 import { type ConnectOptions, connect, memoryStore, type Session } from "../src";
+import type { Environment } from "../src/env";
 import { LiveServer, Wire } from "./support/live";
 import { until } from "./support/page";
 
@@ -282,6 +283,35 @@ describe("an outbox that is exported", () => {
     expect(back.rejected).toEqual([]);
     expect(await stored("exported")).toMatchObject({ version: 4, state: { n: 3 } });
   }, 30_000);
+
+  // Without a WebSocket all changes go up that way.
+  test.skipIf(process.env.REATTACH_TEST_TRANSPORT === "sse")(
+    "imported where it comes from: what waits goes by itself, under the name that it has",
+    async () => {
+      const env = new Wire().env();
+      const asked: string[] = [];
+      const fetch: Environment["fetch"] = (input, init) => {
+        asked.push(String(input));
+        return globalThis.fetch(input, init);
+      };
+      const session = join("homeward", { env: { ...env, fetch } });
+      await until(() => session.status.connection === "online");
+      const { client_id } = session.export();
+      session.inc("/n");
+      session.restore({ version: 9_999 });
+      const last = session.inc("/n");
+      await until(() => session.export().changes.every(({ seq }) => seq > 0));
+      const file = session.export();
+      const imported = session.import(file);
+      const done = { version: 2, refused: [{ seq: 2, code: "version_gone" }] };
+      expect(await imported).toMatchObject(done);
+      expect(await session.import(file)).toMatchObject(done);
+      await last.acknowledged;
+      expect(session.export().client_id).toBe(client_id);
+      expect(session.state.n).toBe(2);
+      expect(asked.filter((url) => url.endsWith("/changes"))).toEqual([]);
+    },
+  );
 
   test("before the server ever had the session: it is of the epoch that there is", async () => {
     const offline = join("early", { url: "http://127.0.0.1:9" });

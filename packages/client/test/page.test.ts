@@ -86,6 +86,19 @@ describe("tabs", () => {
 });
 
 describe("when the page goes", () => {
+  test("in the midst of its write, the tab that leads looks at what it wrote, and sends it", async () => {
+    const leader = await open();
+    const follower = await open();
+    follower.session.set("/title", "last words");
+    // Its transaction has begun; the page is gone before it hears how that ended.
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(follower.session.status.savedOnDevice).toBe(false);
+    follower.moment("hide");
+    follower.kill();
+    await until(() => state().title === "last words");
+    expect(leader.session.state.title).toBe("last words");
+  });
+
   test("what the server has not decided is sent so that it outlives the page, in 64 KiB", async () => {
     const page = await open({ token: "secret" });
     server.mute = true;

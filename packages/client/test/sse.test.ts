@@ -1,9 +1,10 @@
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type ConnectOptions, connect, memoryStore, type Session } from "../src";
 import type { ServerFrame } from "../src/core/wire";
 import { dialer } from "../src/dial";
 import { browserEnvironment, type Environment } from "../src/env";
 import { openStream } from "../src/sse";
+import { by, welcome } from "./support/frames";
 import { LiveServer, Wire } from "./support/live";
 import { until } from "./support/page";
 
@@ -217,12 +218,9 @@ test("a checkpoint is saved once for its ref, and who may not hears why", async 
 const encoder = new TextEncoder();
 const problem = (status: number, code: string) => Response.json({ code, detail: "" }, { status });
 
-/** A stream whose other side is the test: what it says, what it answers, and how it ended. */
-async function scripted(post: (path: string) => Response) {
-  let body!: ReadableStreamDefaultController<Uint8Array>;
-  const say = (frame: object) => body.enqueue(encoder.encode(`data: ${JSON.stringify(frame)}\n\n`));
-  const frames: ServerFrame[] = [];
-  const ends: number[] = [];
+/** A `fetch` whose other side is the test: what the stream says, and what is answered to POSTs. */
+function byHand(post: (path: string) => Response = () => problem(500, "internal")) {
+  let body: ReadableStreamDefaultController<Uint8Array> | undefined;
   const answer = async (path: string) => {
     if (!path.endsWith("/events")) return post(path);
     return new Response(
@@ -233,16 +231,38 @@ async function scripted(post: (path: string) => Response) {
       }),
     );
   };
-  const env = {
-    ...browserEnvironment(),
+  return {
     fetch: ((input: string) => answer(input)) as unknown as typeof fetch,
+    opened: () => until(() => body !== undefined),
+    say: (frame: { type: string }) =>
+      body?.enqueue(encoder.encode(`event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`)),
   };
-  const line = openStream(env, "http://server", "s", {
-    opened: () => line.send({ type: "hello", client_id: "me", device: { id: "d" }, t: 0 }),
-    frame: (frame) => frames.push(frame),
-    closed: (code) => ends.push(code),
+}
+
+/** What came over a line, and how it ended. */
+function heard() {
+  const frames: ServerFrame[] = [];
+  const ends: number[] = [];
+  return {
+    frames,
+    ends,
+    events: {
+      frame: (frame: ServerFrame) => void frames.push(frame),
+      closed: (code: number) => void ends.push(code),
+    },
+  };
+}
+
+const HELLO = { type: "hello", client_id: "me", device: { id: "d" }, t: 0, seq: 0 } as const;
+
+async function scripted(post?: (path: string) => Response) {
+  const { fetch, opened, say } = byHand(post);
+  const { frames, ends, events } = heard();
+  const line = openStream({ ...browserEnvironment(), fetch }, "http://server", "s", {
+    ...events,
+    opened: () => line.send(HELLO),
   });
-  await until(() => body !== undefined);
+  await opened();
   return { line, say, frames, ends };
 }
 
@@ -257,7 +277,7 @@ test.each([
 });
 
 test("a decision that was not told is asked for: what comes behind it is not passed on", async () => {
-  const { line, say, frames, ends } = await scripted(() => problem(500, "internal"));
+  const { line, say, frames, ends } = await scripted();
   const own = (seq: number) => ({
     ...{ type: "state_update", version: seq, patch: [], at: 0 },
     by: { client_id: "me", device_id: "d", seq },
@@ -292,6 +312,7 @@ test("where neither says anything, a WebSocket is given all its time again", () 
     },
     "http://server",
     "s",
+    async () => undefined,
   );
   const attempt = () => {
     const line = open({ opened() {}, frame() {}, closed() {} });
@@ -308,4 +329,121 @@ test("where neither says anything, a WebSocket is given all its time again", () 
   expect(closes).toBe(2);
   expect(tried).toBe(3);
   line.stop();
+});
+
+describe("a WebSocket that is tried beside a stream", () => {
+  /** WebSockets in the order in which they were made, and what was said on each. */
+  let sockets: Socket[] = [];
+  let timers: (() => void)[] = [];
+  let tokens: string[] = [];
+
+  class Socket {
+    onopen: ((event: unknown) => void) | null = null;
+    onmessage: ((event: { data: string }) => void) | null = null;
+    onclose: ((event: { code: number; reason: string }) => void) | null = null;
+    onerror: (() => void) | null = null;
+    sent: { type: string; seq?: number; token?: string }[] = [];
+    closed = false;
+    constructor() {
+      sockets.push(this);
+    }
+    send(data: string) {
+      this.sent.push(JSON.parse(data) as { type: string });
+    }
+    say(frame: object) {
+      this.onmessage?.({ data: JSON.stringify(frame) });
+    }
+    close() {
+      this.closed = true;
+    }
+  }
+
+  const own = (seq: number) =>
+    ({ type: "state_update", version: seq, patch: [], at: 0, by: by("me", seq) }) as const;
+
+  /** A stream that stands, after two WebSockets that said nothing. */
+  async function onStream() {
+    sockets = [];
+    timers = [];
+    tokens = ["second", "third"];
+    const { fetch, opened, say } = byHand();
+    const { frames, ends, events } = heard();
+    const env = {
+      ...browserEnvironment(),
+      WebSocket: Socket as unknown as Environment["WebSocket"],
+      fetch,
+      setTimer: (callback: () => void) => timers.push(callback),
+      clearTimer() {},
+    };
+    const open = dialer(env, "http://server", "s", async () => tokens.shift());
+    open({ ...events, opened() {} }).stop();
+    timers.pop()?.();
+    const line = open({ ...events, opened: () => line.send({ ...HELLO, token: "first" }) });
+    timers.pop()?.();
+    await opened();
+    say({ type: "initial_state", ...welcome(), state: {} } as never);
+    await until(() => frames.length === 1);
+    /** Lets the time pass after which a WebSocket is tried, and opens it. */
+    const probe = async (): Promise<Socket> => {
+      const { length } = sockets;
+      timers.pop()?.();
+      await until(() => sockets.length > length);
+      const tried = sockets.at(-1) as Socket;
+      tried.onopen?.({});
+      return tried;
+    };
+    return { say, frames, ends, probe, line };
+  }
+
+  test("says what the stream has told since, and shows the token of now", async () => {
+    const { say, frames, probe, line } = await onStream();
+    say(own(1));
+    await until(() => frames.length === 2);
+    expect((await probe()).sent).toMatchObject([{ type: "hello", seq: 1, token: "second" }]);
+    line.stop();
+  });
+
+  test("is given up where its welcome is of before that: no other client is at work", async () => {
+    const { say, frames, ends, probe, line } = await onStream();
+    const tried = await probe();
+    say(own(1));
+    await until(() => frames.length === 2);
+    tried.say({ type: "resumed", ...welcome({ seq: 0 }), commits: [] });
+    expect(tried.closed).toBe(true);
+    expect(frames).toHaveLength(2);
+    expect(ends).toEqual([]);
+    // The stream goes on, and another is tried.
+    const next = await probe();
+    expect(next.sent).toMatchObject([{ type: "hello", seq: 1, token: "third" }]);
+    next.say({ type: "resumed", ...welcome({ seq: 1 }), commits: [] });
+    expect(frames).toHaveLength(3);
+    line.stop();
+    expect(next.closed).toBe(true);
+  });
+});
+
+/** What a server that closes says on the stream instead. */
+test.each([
+  [4401, "not_authenticated"],
+  [4403, "forbidden"],
+  [4413, "too_large"],
+  [4429, "too_fast"],
+])("a stream that the server closes with %i ends as a WebSocket does", async (code, reason) => {
+  const { say, ends } = await scripted();
+  say({ type: "close", code, reason } as never);
+  await until(() => ends.length > 0);
+  expect(ends).toEqual([code]);
+});
+
+test.each([
+  [401, 4401],
+  [413, 4413],
+  [429, 4429],
+])("changes that are answered %i end the line with %i", async (status, code) => {
+  const { line, say, frames, ends } = await scripted(() => problem(status, "some_code"));
+  say({ type: "initial_state", ...welcome(), state: {} } as never);
+  await until(() => frames.length === 1);
+  line.send({ type: "change", seq: 1, epoch: "E", base: 0, at: 0, ops: [] });
+  await until(() => ends.length > 0);
+  expect(ends).toEqual([code]);
 });

@@ -29,6 +29,12 @@ const SNAPSHOT_FLOOR = 16_384;
 /** The `ref` of an empty change that takes the number of a bad one begins with this. */
 const NOTHING = "nothing-";
 
+/** Why a change that this tab has left to the others is not waited for any more. */
+const HANDED_OVER = {
+  code: "handed_over",
+  message: "other tabs send this change, and this one cannot hear of it: its storage failed",
+};
+
 /** What the store does not hold yet. */
 interface Dirty {
   all: boolean;
@@ -230,6 +236,9 @@ export class Ledger {
   detach(): void {
     this.disk = "none";
     this.#meta = null;
+    for (const { ref, stored } of this.replica.pending) {
+      if (stored) this.#emit({ type: "decided", ref, error: HANDED_OVER });
+    }
     this.renumber((pending) => !pending.stored);
   }
 

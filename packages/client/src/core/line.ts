@@ -34,8 +34,8 @@ const GOOD_MS = 5_000;
 export class Line {
   at: "idle" | "opening" | "greeting" | "live" | "waiting" | "asking" | "closed" = "idle";
   network = true;
-  /** It was live once, on this page or another. */
-  was = false;
+  /** It was live once, on this page or another, or an attempt failed: the next one is one more. */
+  again = false;
   heartbeat = { interval_ms: 5_000, timeout_ms: 15_000 };
   /** How many attempts failed one after another. */
   attempts = 0;
@@ -63,7 +63,7 @@ export class Line {
     if (this.at === "live") return "online";
     if (this.at === "closed") return "closed";
     if (!this.network) return "offline";
-    return this.was || this.attempts > 0 ? "reconnecting" : "connecting";
+    return this.again ? "reconnecting" : "connecting";
   }
 
   timer(name: TimerName, ms: number | null): void {
@@ -90,7 +90,7 @@ export class Line {
   welcomed(now: number): void {
     this.timer("greet", null);
     this.timer("beat", this.heartbeat.interval_ms);
-    this.was = true;
+    this.again = true;
     if (this.at === "live") return;
     this.at = "live";
     this.#dialed = null;
@@ -111,12 +111,14 @@ export class Line {
   }
 
   wait(ms: number, now: number): void {
+    this.again ||= this.attempts > 0;
     this.hangUp("waiting", now);
     this.timer("connect", ms);
   }
 
   backOff(now: number): void {
     this.hangUp("waiting", now);
+    this.again = true;
     this.timer("connect", delay(this.attempts++, this.#random(), this.attempts > MANY_ATTEMPTS));
     if (this.attempts === MANY_ATTEMPTS) {
       const detail = { attempts: this.attempts };

@@ -215,9 +215,7 @@ export class SessionCore {
 
   step(input: Input, now: number): Effect[] {
     this.#now = now;
-    if (this.#line.at !== "closed" || input.type === "stored" || input.type === "store_failed") {
-      this.#on(input);
-    }
+    if (this.#line.at !== "closed" || isOfDisk(input)) this.#on(input);
     const { pending, confirmed } = this.replica;
     if (this.#busy && pending.length === 0 && confirmed) {
       this.#event({ type: "saved", detail: { version: confirmed.version } });
@@ -296,6 +294,24 @@ export class SessionCore {
     return { client_id: clientId, device, t: Math.floor(now), changes };
   }
 
+  /**
+   * Of changes that were exported under this client's name: those that are pending or refused, by their
+   * `ref` and with their number; null where an undecided one is not in this outbox.
+   */
+  ownOf(changes: readonly Change[]): ReadonlyMap<string, number> | null {
+    const found = new Map<string, number>();
+    const refused = [...this.rejected.values()];
+    for (const { seq, at } of changes) {
+      const past = seq <= this.#ledger.decided;
+      const one = past
+        ? refused.find(({ change }) => change.seq === seq && change.at === at)
+        : this.#ledger.bySeq(seq);
+      if (!past && one?.change.at !== at) return null;
+      if (one) found.set(one.ref, seq);
+    }
+    return found;
+  }
+
   #effects(): Effect[] {
     this.#busy = this.replica.pending.length > 0;
     const effects = this.#out;
@@ -358,7 +374,7 @@ export class SessionCore {
         this.#readOnly = input.line.readOnly;
         this.#mirror = input.line;
         this.devices = input.line.devices;
-        this.#line.was ||= input.line.connection === "online";
+        this.#line.again ||= input.line.connection === "online";
         return this.#changed();
       case "stop":
         return this.#end(null);
@@ -423,7 +439,8 @@ export class SessionCore {
   #end(error: LineView["error"]): void {
     this.#onPage(false, false);
     this.#line.hangUp("closed", this.#now);
-    this.#line.timer("store", null);
+    // What the server ended is kept here all the same.
+    if (!error) this.#line.timer("store", null);
     this.#error = error;
     this.#told();
   }
@@ -815,4 +832,12 @@ export class SessionCore {
     this.#out.push({ type: "tell" });
     this.#changed();
   }
+}
+
+/** Goes on when the line is at its end for good. */
+function isOfDisk(input: Input): boolean {
+  const { type } = input;
+  return (
+    type === "stored" || type === "store_failed" || (type === "timer" && input.name === "store")
+  );
 }

@@ -955,6 +955,20 @@ describe("a disk that fails", () => {
     expect(after.core.replica.pending).toMatchObject([{ change: { seq: 2 } }]);
   });
 
+  test("is tried again also after the server has ended the session: what is here can be exported", async () => {
+    const store = durableMemory();
+    const device = await new Device(store).join({ a: 0 });
+    device.failing = "QuotaExceededError";
+    await device.stored(set("/a", 1));
+    await device.close(4410);
+    await device.stored(set("/a", 2));
+    device.failing = null;
+    await device.advance(5_000);
+    expect(device.core.status).toMatchObject({ connection: "closed", savedOnDevice: true });
+    const after = await new Device(store).start(false);
+    expect(after.shown).toEqual({ a: 2 });
+  });
+
   test("B5: a disk that went back in time: the next page finds out and sends nothing twice", async () => {
     const store = durableMemory();
     const device = await new Device(store).join({ n: 0 });

@@ -177,6 +177,15 @@ describe("one outbox for all tabs (protocol, 'The outbox')", () => {
     expect(follower.core.replica.pending.map(({ ref }) => ref)).toEqual([own]);
   });
 
+  test("what it leaves to the others is not waited for there for ever", async () => {
+    const { follower } = await pair();
+    const left = await follower.stored(set("/a", 1));
+    follower.failing = "QuotaExceededError";
+    follower.change(set("/a", 2));
+    await follower.settle();
+    expect(follower.decided).toEqual([{ ref: left, code: "handed_over" }]);
+  });
+
   test("B2: whoever writes when: all tabs end with one outbox, in one order, without gaps", async () => {
     const step = fc.record({
       tab: fc.nat(2),

@@ -142,6 +142,15 @@ describe("a line that is silently dead", () => {
 });
 
 describe("attempts", () => {
+  test("one that failed is not forgotten when the page wakes up: what follows is a reconnection", async () => {
+    const device = await new Device().start();
+    await device.close(1006);
+    expect(device.core.status.connection).toBe("reconnecting");
+    device.feed({ type: "network", online: true });
+    expect(device.connects).toBe(2);
+    expect(device.core.status.connection).toBe("reconnecting");
+  });
+
   test("ten that fail are told, once, and it goes on more slowly", async () => {
     const device = await new Device().join();
     device.random = 0.999;
