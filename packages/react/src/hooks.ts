@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import { useCallback, useMemo, useRef, useSyncExternalStore } from "react";
 import type {
   Change,
   Conflict,
@@ -10,7 +10,8 @@ import type {
   Status,
 } from "reattach";
 import { at } from "./path.js";
-import { useProvided } from "./provider.js";
+import type { Present } from "./presence.js";
+import { usePresenceOf, useProvided } from "./provider.js";
 
 /** The session itself, to change it with; renders nothing by itself. */
 export function useSession<State extends object = JsonObject>(): Session<State>;
@@ -122,14 +123,6 @@ export function useDevices(): readonly Device[] {
   );
 }
 
-/** What another device says of itself, while it is online. */
-export interface Present<T> {
-  readonly deviceId: string;
-  readonly data: T;
-}
-
-const NOBODY: readonly Present<never>[] = [];
-
 /**
  * What the session's other devices last said of themselves, such as a caret or a name, and a function
  * that tells them this one's: at most 4 KiB of JSON, stored nowhere. It is told again when a device
@@ -143,40 +136,9 @@ export function usePresence<T = unknown>(): readonly [
   others: readonly Present<T>[],
   tell: (data: T) => void,
 ] {
-  const session = useProvided();
-  const devices = useDevices();
-  const [said, setSaid] = useState<readonly Present<T>[]>(NOBODY);
-  const mine = useRef<{ readonly data: T } | null>(null);
-  useEffect(() => {
-    const stop = new AbortController();
-    session.addEventListener(
-      "presence",
-      ({ detail: { device_id: deviceId, data } }) =>
-        setSaid((before) => [
-          ...before.filter((one) => one.deviceId !== deviceId),
-          { deviceId, data: data as T },
-        ]),
-      { signal: stop.signal },
-    );
-    return () => stop.abort();
-  }, [session]);
-  const online = devices.filter((device) => device.online).map(({ id }) => id);
-  const present = online.sort().join(" ");
-  useEffect(() => {
-    if (present !== "" && mine.current) session.presence(mine.current.data);
-  }, [session, present]);
-  const others = useMemo(
-    () => said.filter(({ deviceId }) => present.split(" ").includes(deviceId)),
-    [said, present],
-  );
-  const tell = useCallback(
-    (data: T) => {
-      mine.current = { data };
-      session.presence(data);
-    },
-    [session],
-  );
-  return [others, tell];
+  const { subscribe, others, tell } = usePresenceOf();
+  const said = useSyncExternalStore(subscribe, others, others);
+  return [said as readonly Present<T>[], tell];
 }
 
 function useSnapshot<T>(session: ReturnType<typeof useProvided>, read: () => T): T {

@@ -6,7 +6,6 @@
  */
 
 export {
-  type Present,
   useConflicts,
   useDevices,
   useField,
@@ -16,6 +15,7 @@ export {
   useSession,
   useStatus,
 } from "./hooks.js";
+export type { Present } from "./presence.js";
 export { SessionProvider, type SessionProviderProps } from "./provider.js";
 export {
   type Saved,

@@ -3,15 +3,18 @@ import {
   type ReactNode,
   useCallback,
   useContext,
+  useEffect,
+  useMemo,
   useSyncExternalStore,
 } from "react";
-import type { Session } from "reattach";
+import { type AnySession, Presence } from "./presence.js";
 
-// What a session's state is, each hook is told by who calls it.
-// biome-ignore lint/suspicious/noExplicitAny: a context cannot be generic
-type AnySession = Session<any>;
+interface Provided {
+  readonly session: AnySession;
+  readonly presence: Presence;
+}
 
-const Context = createContext<AnySession | null>(null);
+const Context = createContext<Provided | null>(null);
 
 export interface SessionProviderProps {
   /**
@@ -29,12 +32,14 @@ export interface SessionProviderProps {
 /** Hands a session to the hooks below it, and shows them once there is a state to be read. */
 export function SessionProvider({ session, fallback, failed, children }: SessionProviderProps) {
   const subscribe = useCallback((onChange: () => void) => session.subscribe(onChange), [session]);
+  const provided = useMemo(() => ({ session, presence: new Presence(session) }), [session]);
+  useEffect(() => provided.presence.start(), [provided]);
   const phase = useSyncExternalStore(
     subscribe,
     () => phaseOf(session),
     () => "waiting" as const,
   );
-  if (phase === "ready") return <Context.Provider value={session}>{children}</Context.Provider>;
+  if (phase === "ready") return <Context.Provider value={provided}>{children}</Context.Provider>;
   const { error } = session.status;
   return <>{phase === "failed" && error && failed ? failed(error) : fallback}</>;
 }
@@ -50,9 +55,17 @@ function phaseOf(session: AnySession): "ready" | "failed" | "waiting" {
 }
 
 export function useProvided(): AnySession {
-  const session = useContext(Context);
-  if (session === null) {
+  return useContextOf().session;
+}
+
+export function usePresenceOf(): Presence {
+  return useContextOf().presence;
+}
+
+function useContextOf(): Provided {
+  const provided = useContext(Context);
+  if (provided === null) {
     throw new Error("expected a <SessionProvider> above this component, found none");
   }
-  return session;
+  return provided;
 }

@@ -267,6 +267,79 @@ test("usePresence shows who is there, and tells who comes what one said before",
   expect(server.present.length).toBeGreaterThan(told);
 });
 
+describe("what devices say of themselves", () => {
+  const Others = () => {
+    const [others, tell] = usePresence<number>();
+    return (
+      <button type="button" onClick={() => tell(7)}>
+        {others.map(({ deviceId, data }) => `${deviceId} at ${data} `)}
+      </button>
+    );
+  };
+
+  test("before a component asks for it is not forgotten", async () => {
+    const { container, rerender } = await show("nobody asks");
+    act(() => server.device("d2", true, 3));
+    await settle();
+    rerender(within(<Others />));
+    expect(container.textContent).toBe("d2 at 3 ");
+    rerender(within("nobody asks"));
+    rerender(within(<Others />));
+    expect(container.textContent).toBe("d2 at 3 ");
+  });
+
+  test("is over when they go: who comes back says it anew", async () => {
+    const { container } = await show(<Others />);
+    act(() => server.device("d2", true, 3));
+    await settle();
+    act(() => server.device("d2", false));
+    await settle();
+    act(() => server.device("d2", true));
+    await settle();
+    expect(container.textContent).toBe("");
+    act(() => server.device("d2", true, 4));
+    await settle();
+    expect(container.textContent).toBe("d2 at 4 ");
+  });
+
+  test("may come before the list that has them online", async () => {
+    const { container } = await show(<Others />);
+    act(() => server.say("d3", 5));
+    await settle();
+    expect(container.textContent).toBe("");
+    act(() => server.device("d3", true));
+    await settle();
+    expect(container.textContent).toBe("d3 at 5 ");
+  });
+
+  test("is told again when this one was away: the others have forgotten it", async () => {
+    await show(<Others />);
+    act(() => screen.getByRole("button").click());
+    await settle();
+    const told = server.present.length;
+    act(() => server.cut());
+    await vi.waitFor(() => expect(server.present.length).toBe(told + 1));
+  });
+
+  test("is of its session: another one's provider knows nothing of it", async () => {
+    const { container, rerender } = await show(<Others />);
+    act(() => server.device("d2", true, 3));
+    await settle();
+    const other = new Server();
+    const another = other.connect();
+    await act(() => another.ready);
+    act(() => other.device("d2", true));
+    rerender(
+      <SessionProvider session={another}>
+        <Others />
+      </SessionProvider>,
+    );
+    await settle();
+    expect(container.textContent).toBe("");
+    await another.close();
+  });
+});
+
 describe("SaveStatus", () => {
   const part = (container: Element, name: string) =>
     container.querySelector(`[data-part="${name}"]`)?.textContent;

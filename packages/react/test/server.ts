@@ -32,6 +32,7 @@ export class Server {
   #version = 1;
   readonly #state = structuredClone(FIRST) as unknown as Record<string, unknown>;
   #say: (frame: unknown) => void = () => {};
+  #cut: () => void = () => {};
 
   connect(options: Partial<ConnectOptions> = {}): Session<Draft> {
     const server = this;
@@ -42,6 +43,7 @@ export class Server {
       onerror: ((event: never) => void) | null = null;
       constructor() {
         server.#say = (frame) => this.onmessage?.({ data: JSON.stringify(frame) } as never);
+        server.#cut = () => this.onclose?.({ code: 1006, reason: "" } as never);
         queueMicrotask(() => this.onopen?.({} as never));
       }
       send(data: string): void {
@@ -68,7 +70,17 @@ export class Server {
   device(id: string, online: boolean, data?: unknown): void {
     const here = { id, name: null, online, is_primary: false, last_activity: 0 };
     this.#say({ type: "devices", devices: [...WELCOME.devices, here] });
-    if (data !== undefined) this.#say({ type: "presence", device_id: id, data });
+    if (data !== undefined) this.say(id, data);
+  }
+
+  /** What another device says of itself. */
+  say(id: string, data: unknown): void {
+    this.#say({ type: "presence", device_id: id, data });
+  }
+
+  /** The line breaks, and can be opened again. */
+  cut(): void {
+    this.#cut();
   }
 
   #commit(path: string, value: unknown, extra: object): void {
