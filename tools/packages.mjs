@@ -11,7 +11,7 @@ import { formatMessage } from "publint/utils";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** What an application gets beside the package itself. */
-const DEPENDENCIES = { reattach: ["idb"], "reattach-react": [] };
+const DEPENDENCIES = { reattach: [], "reattach-react": [] };
 
 const folder = mkdtempSync(join(tmpdir(), "reattach-pack-"));
 /** @type {string[]} */

@@ -128,7 +128,6 @@ def make_app(database: str = "sqlite:///cookie-login.db") -> FastAPI:
     app.mount("/sessions", reattach)
     # An application of yours has a bundler instead, or a CDN.
     app.mount("/reattach", StaticFiles(directory=CHECKOUT / "packages" / "client" / "dist"))
-    app.mount("/idb", StaticFiles(directory=CHECKOUT / "node_modules" / "idb" / "build"))
     return app
 
 
@@ -146,7 +145,7 @@ PAGE: Final = """<!doctype html>
   button { font: inherit; padding: .4rem 1rem; }
 </style>
 <script type="importmap">
-  {"imports": {"reattach": "./reattach/index.js", "idb": "./idb/index.js"}}
+  {"imports": {"reattach": "./reattach/index.js"}}
 </script>
 
 <main>

@@ -42,7 +42,6 @@ def make_app(database: str = "sqlite:///plain-form.db") -> FastAPI:
     app.mount("/sessions", reattach)
     # An application of yours has a bundler instead, or a CDN.
     app.mount("/reattach", StaticFiles(directory=CHECKOUT / "packages" / "client" / "dist"))
-    app.mount("/idb", StaticFiles(directory=CHECKOUT / "node_modules" / "idb" / "build"))
     return app
 
 
@@ -63,8 +62,7 @@ PAGE: Final = """<!doctype html>
   button { justify-self: start; padding: .4rem 1rem; }
 </style>
 <script type="importmap">
-  {"imports": {"reattach": "./reattach/index.js", "reattach/form": "./reattach/form.js",
-               "idb": "./idb/index.js"}}
+  {"imports": {"reattach": "./reattach/index.js", "reattach/form": "./reattach/form.js"}}
 </script>
 
 <main>

@@ -149,7 +149,7 @@ async def test_what_is_typed_before_the_session_is_ready_is_kept(
         await release.wait()
         await route.continue_()
 
-    await page.route("**/idb/**", late)
+    await page.route("**/reattach/form.js", late)
     await page.reload(wait_until="commit")
     await page.get_by_label("Name").fill("in time")
     await page.get_by_label("It is a present").check()

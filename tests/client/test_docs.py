@@ -35,7 +35,7 @@ async def test_the_pages_snippets_run_one_after_the_other(
     server = await serve(app=None)
     monkeypatch.chdir(tmp_path)
     sources = snippets(PAGE)
-    assert len(sources) == 5
+    assert len(sources) == 6
     for source in sources:
         await run(source, {"url": server.url})
     assert "'visits': 0" in capsys.readouterr().out

@@ -572,6 +572,42 @@ async def test_who_stops_waiting_stops_nothing_else(server: ServerProcess, tmp_p
         assert session.version == 1
 
 
+async def test_a_checkpoint_has_what_was_changed_before_and_can_be_restored(
+    server: ServerProcess, name: str
+) -> None:
+    """Rules K1, K3, RE1."""
+    async with connect(server.url, name, create=CREATE) as session:
+        await online(session)
+        events = session.events()
+        session.set("/title", "before")
+        mark = await session.save_checkpoint("Draft", {"page": 3})
+        assert (mark.name, mark.kind, mark.data) == ("Draft", "named", {"page": 3})
+        assert mark.version == session.version == 1
+        async for event in events:
+            if event.type == "checkpointSaved":
+                assert event.detail["checkpoint"]["id"] == mark.id
+                break
+        await session.set("/title", "after")
+        await session.restore(mark)
+        assert session.get("/title") == "before"
+        listed = await session.checkpoints()
+        assert [one.kind for one in listed] == ["before_restore", "named"]
+        assert listed[-1] == mark
+        with pytest.raises(ReattachError) as refused:
+            await session.save_checkpoint(data="x" * 5_000)
+        assert refused.value.code == "too_large"
+        with pytest.raises(ChangeRefused):
+            session.restore(mark, version=1)
+
+
+async def test_who_leaves_a_session_does_not_wait_for_its_checkpoint() -> None:
+    with pytest.raises(SessionClosed):
+        async with connect("http://127.0.0.1:9", "s", create=CREATE) as session:
+            saving = asyncio.create_task(session.save_checkpoint())
+            await session.close()
+            await saving
+
+
 async def test_a_version_is_restored_and_that_is_undone(server: ServerProcess, name: str) -> None:
     # Rules RE1, RE2
     async with connect(server.url, name, create=CREATE) as session:

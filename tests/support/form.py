@@ -63,7 +63,6 @@ def lay(pages: Path) -> Path:
     (pages / "index.html").write_text(page)
     (pages / "other.html").write_text("<!doctype html><title>Elsewhere</title>")
     (pages / "reattach").symlink_to(CHECKOUT / "packages" / "client" / "dist")
-    (pages / "idb").symlink_to(CHECKOUT / "node_modules" / "idb" / "build")
     return pages
 
 

@@ -4,6 +4,7 @@ import type { Json, JsonObject } from "./core/json.js";
 import type { Rejected } from "./core/outbox.js";
 import type { Status } from "./core/session.js";
 import type {
+  Checkpoint,
   Commit,
   Conflict as ConflictRecord,
   HelloDevice,
@@ -132,6 +133,8 @@ export interface Imported {
   }[];
 }
 
+export type { Checkpoint };
+
 /** A value of this device alone: kept with the session, never sent. */
 export interface LocalValue<T> {
   get(): T | undefined;
@@ -178,8 +181,8 @@ export interface SessionEvents {
   historyLost: { lost: { epoch: string | null; version: number; state: JsonObject } };
   /** The server has every change of this device. */
   saved: { version: number };
-  /** A checkpoint of the session was saved. */
-  checkpointSaved: { checkpoint: unknown };
+  /** A checkpoint of the session was saved, by whomever. */
+  checkpointSaved: { checkpoint: Checkpoint };
   /** What another device told with `session.presence`. */
   presence: { device_id: string; data: unknown };
 }

@@ -3,22 +3,15 @@
  * feeds what comes, and decides nothing.
  */
 
-import type { Handoff, Imported, Token } from "./api.js";
+import type { Token } from "./api.js";
 import type { HistoryItem, Input } from "./core/effects.js";
 import { text } from "./core/errors.js";
-import type { ChangesBody, ClientFrame, Rejected } from "./core/wire.js";
+import type { ChangesBody, ClientFrame } from "./core/wire.js";
 import { dialer } from "./dial.js";
 import type { Environment } from "./env.js";
 import { ask } from "./http.js";
+import { prefetch } from "./later.js";
 import type { Line, LineEvents } from "./socket.js";
-
-/** What a part of an outbox may weigh, but for its last change, in characters of JSON. */
-const PART = 256 * 1024;
-
-interface Answer {
-  readonly version: number;
-  readonly rejected: readonly Rejected[];
-}
 
 export class Connection {
   /** Who is signed in here, and how the server is told. */
@@ -28,12 +21,15 @@ export class Connection {
   claimed: Promise<void> = Promise.resolve();
   readonly #env: Environment;
   readonly #base: string;
+  readonly sessionId: string;
   readonly #id: string;
   readonly #feed: (input: Input) => void;
   readonly #open: (events: LineEvents) => Line;
   #line: Line | null = null;
   #attempt = 0;
   #asking = new AbortController();
+  /** The server has said something. */
+  #reached = false;
   /** What the last line was opened with. */
   #bearer: string | undefined;
 
@@ -41,6 +37,7 @@ export class Connection {
   constructor(env: Environment, base: string, id: string, feed: (input: Input) => void) {
     this.#env = env;
     this.#base = base;
+    this.sessionId = id;
     this.#id = encodeURIComponent(id);
     this.#feed = feed;
     this.#open = dialer(env, base, this.#id, async () => {
@@ -67,7 +64,11 @@ export class Connection {
     try {
       this.#line = this.#open({
         opened: () => this.#feed({ type: "opened", token, userId: this.user }),
-        frame: (frame) => this.#feed({ type: "frame", frame }),
+        frame: (frame) => {
+          if (!this.#reached) prefetch();
+          this.#reached = true;
+          this.#feed({ type: "frame", frame });
+        },
         closed: (code, reason) => {
           this.#line = null;
           this.#feed({ type: "closed", code, reason });
@@ -92,27 +93,22 @@ export class Connection {
 
   /** Sends changes so that they arrive after the page is gone. Whether they do is not known. */
   breathe(body: ChangesBody): void {
-    ask(this.#env, `${this.#address}/changes`, this.#bearer, body, true).catch(() => {});
+    ask(this.#env, `${this.#address}/changes`, this.#bearer, body, { keepalive: true }).catch(
+      () => {},
+    );
   }
 
-  /** Sends another client's outbox, in parts that the server reads. */
-  async outbox(body: ChangesBody): Promise<Imported> {
-    const bearer = await this.bearer();
-    let version = 0;
-    const refused: Rejected[] = [];
-    for (let first = 0; first === 0 || first < body.changes.length; ) {
-      let last = first;
-      for (let room = PART; room > 0 && last < body.changes.length; last++) {
-        room -= JSON.stringify(body.changes[last]).length;
-      }
-      const changes = body.changes.slice(first, last);
-      const url = `${this.#address}/changes`;
-      const answer = (await ask(this.#env, url, bearer, { ...body, changes })) as Answer;
-      version = answer.version;
-      refused.push(...answer.rejected);
-      first = Math.max(1, last);
-    }
-    return { version, refused };
+  /**
+   * Asks for something of the session beside the line: posts `body`, or reads where there is none.
+   * `bearer`: not the token of now. `key`: to have it done once. Rejects as `http.ask` does.
+   */
+  async ask(
+    path: string,
+    body?: object,
+    more: { bearer?: string | undefined; key?: string } = {},
+  ): Promise<unknown> {
+    const bearer = "bearer" in more ? more.bearer : await this.bearer();
+    return ask(this.#env, this.#address + path, bearer, body, { key: more.key });
   }
 
   /** Feeds what a client's changes became. */
@@ -142,24 +138,6 @@ export class Connection {
       commits = null;
     }
     if (!signal.aborted) this.#feed({ type: "history", commits });
-  }
-
-  /** Makes a session that nobody had signed in for that of `token`'s user, and answers who that is. */
-  async claim(claimSecret: string, bearer: string | undefined): Promise<string> {
-    const answer = await ask(this.#env, `${this.#address}/claim`, bearer, {
-      claim_secret: claimSecret,
-    });
-    return (answer as { user_id: string }).user_id;
-  }
-
-  /** A link for another device, to `url`. */
-  async handOff(url: string | undefined): Promise<Handoff> {
-    const bearer = await this.bearer();
-    const to = url?.split("#", 1)[0];
-    const body = to === undefined ? {} : { url: to };
-    const answer = await ask(this.#env, `${this.#address}/handoff`, bearer, body);
-    const { link, expires_at: expiresAt } = answer as { link: string; expires_at: number };
-    return { link, expiresAt };
   }
 
   /** The token of now: `given`, else the one that the application gave. */

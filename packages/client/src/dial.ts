@@ -5,13 +5,16 @@
 
 import type { ClientFrame } from "./core/wire.js";
 import type { Environment } from "./env.js";
+import { streams as load } from "./later.js";
 import { type Line, type LineEvents, numberIn, openSocket } from "./socket.js";
-import { openStream } from "./sse.js";
 
 /** So long a WebSocket may say nothing at first. */
 const PATIENCE_MS = 7_000;
 /** A stream tries for a WebSocket so often. */
 const AGAIN_MS = 20_000;
+
+/** A line that is not there yet. */
+const SILENT: Line = { send() {}, stop() {} };
 
 /**
  * Answers what opens a session's lines. `base` is the server's address, `id` the session's, encoded;
@@ -113,7 +116,7 @@ export function dialer(
         probe = tried;
         wait(PATIENCE_MS, give);
       };
-      line = openStream(env, base, id, {
+      const heard: LineEvents = {
         opened: () => (hello ? line.send({ ...hello, t: env.now() }) : events.opened()),
         frame(frame) {
           if (first && env.WebSocket) wait(AGAIN_MS, again);
@@ -133,7 +136,15 @@ export function dialer(
           gone = true;
           if (!probe) closed(greeted && code === 4409 ? 1006 : code, reason);
         },
-      });
+      };
+      line = SILENT;
+      load().then(
+        ({ openStream }) => {
+          if (!stopped) line = openStream(env, base, id, heard);
+        },
+        // Then it is for a WebSocket to come through.
+        () => stopped || closed(1006, "what opens a stream could not be loaded"),
+      );
     };
 
     if (streams || !env.WebSocket) stream();

@@ -10,6 +10,8 @@ import { byId, child, format, parse } from "./core/pointer.js";
 import { carryPosition, carrySplice, spliceBetween } from "./core/typing.js";
 import type { Session } from "./session.js";
 
+export { carryPosition, carrySplice, type Splice, spliceBetween } from "./core/typing.js";
+
 type Field = HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement;
 type TextField = HTMLInputElement | HTMLTextAreaElement;
 

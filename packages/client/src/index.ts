@@ -32,6 +32,7 @@ export function connect<State extends object = JsonObject>(
 
 export type {
   Change,
+  Checkpoint,
   Conflict,
   ConnectOptions,
   DeepReadonly,
@@ -46,7 +47,6 @@ export type {
 export { OpError, ReattachError } from "./core/errors.js";
 export type { Json, JsonArray, JsonObject } from "./core/json.js";
 export type { Status } from "./core/session.js";
-export { carryPosition, carrySplice, type Splice, spliceBetween } from "./core/typing.js";
 export type { Change as SentChange, DeviceStatus as Device, Operation } from "./core/wire.js";
 export type { Environment } from "./env.js";
 export { memoryStore } from "./kv/memory.js";

@@ -1,9 +1,6 @@
-import { baseOf, browserEnvironment, type Environment, uuid } from "./env.js";
-import { ask } from "./http.js";
-import { idbStore } from "./kv/idb.js";
-import { memoryStore } from "./kv/memory.js";
+import type { Environment } from "./env.js";
 import type { Store } from "./kv/store.js";
-import { deviceOf } from "./users.js";
+import { beside } from "./later.js";
 
 export interface RedeemOptions {
   /**
@@ -37,33 +34,5 @@ export async function redeem(
   secret: string,
   options: RedeemOptions = {},
 ): Promise<{ session: string; token: string; role: string }> {
-  const env: Environment = { ...browserEnvironment(), ...options.env };
-  const base = baseOf(env, options.url);
-  const body = { secret, device: { id: await deviceId(env, options.store), ...options.device } };
-  const answer = await ask(env, `${base}/api/v0/handoff`, undefined, body);
-  const {
-    session_id: session,
-    token,
-    role,
-  } = answer as Record<"session_id" | "token" | "role", string>;
-  return { session, token, role };
-}
-
-/** The id that `connect` will give to this device. */
-async function deviceId(env: Environment, given: Store | undefined): Promise<string> {
-  const read = (store: Store) =>
-    store.transaction("readwrite", (tx) => deviceOf(tx, "", undefined, () => uuid(env)));
-  if (given) return read(given);
-  try {
-    if (!env.indexedDB) return await read(memoryStore());
-    const store = await idbStore("reattach");
-    try {
-      return await read(store);
-    } finally {
-      store.close();
-    }
-  } catch {
-    // It forgets everything: then the link is good for this once.
-    return uuid(env);
-  }
+  return (await beside()).redeem(secret, options);
 }

@@ -1,5 +1,6 @@
 import type {
   Change,
+  Checkpoint,
   Conflict,
   ConnectOptions,
   DeepReadonly,
@@ -18,15 +19,11 @@ import { clone, type Json, type JsonObject } from "./core/json.js";
 import type { Rejected } from "./core/outbox.js";
 import { record } from "./core/record.js";
 import { SessionCore, type Status } from "./core/session.js";
-import type {
-  Conflict as ConflictRecord,
-  DeviceStatus,
-  Operation,
-  Change as SentChange,
-} from "./core/wire.js";
+import type { Conflict as ConflictRecord, DeviceStatus, Operation } from "./core/wire.js";
 import { Disk } from "./disk.js";
 import { baseOf, browserEnvironment, type Environment, type PageMoment, uuid } from "./env.js";
 import { Handles } from "./handles.js";
+import { beside } from "./later.js";
 import { joinTabs, type Tabs } from "./tabs.js";
 
 /** What fits into one request that outlives its page (64 KiB; Fetch, "keepalive"), with its head. */
@@ -243,11 +240,14 @@ export class Session<
   }
 
   /**
-   * Makes the state that of a version, or of a checkpoint (`"latest"`: the newest one). It shows when the
-   * server has made it, and another restore undoes it.
+   * Makes the state that of a checkpoint, or of a version (`checkpoint_id: "latest"`: the newest checkpoint).
+   * It shows when the server has made it, and another restore undoes it.
    */
-  restore(to: { readonly version: number } | { readonly checkpoint_id: string }): Change {
-    return this.change([{ op: "restore", ...to }]);
+  restore(
+    to: number | Checkpoint | { readonly version: number } | { readonly checkpoint_id: string },
+  ): Change {
+    if (typeof to === "number") return this.restore({ version: to });
+    return this.change([{ op: "restore", ...("id" in to ? { checkpoint_id: to.id } : to) }]);
   }
 
   /** Makes any operations of the protocol one atomic change. Throws `OpError`; see its `code`. */
@@ -291,28 +291,36 @@ export class Session<
    */
   async import(outbox: Outbox): Promise<Imported> {
     await this.ready;
-    const { session_id, client_id, device, changes } = outbox;
-    if (
-      session_id !== this.#options.session ||
-      !Array.isArray(changes) ||
-      !changes.every((change: Partial<SentChange> | null) => change?.seq)
-    ) {
-      throw new ReattachError(
-        "bad_outbox",
-        "expected what session.export() answered for this session, once its changes were stored",
-      );
-    }
-    // What was made before the server had the session is of the epoch that it has now.
-    const epoch = this.#core.replica.confirmed?.epoch ?? null;
-    if (epoch === null) {
-      throw new ReattachError("unreachable", "the server has not answered yet: try again");
-    }
-    const sent = changes.map((change: SentChange) => ({ ...change, epoch: change.epoch ?? epoch }));
-    // What this device has goes by itself: sent beside the line, it would look like a stranger's.
-    const own = client_id === this.#core.clientId && this.#core.ownOf(sent);
-    if (own) return this.#outcome(own);
-    const t = Math.floor(this.#env.now());
-    return this.#connection.outbox({ client_id, device, t, changes: sent });
+    const { importOutbox } = await beside();
+    const now = Math.floor(this.#env.now());
+    return importOutbox(this.#connection, this.#core, this, { outbox, now });
+  }
+
+  /**
+   * Saves a checkpoint: a mark, with a name (256 characters) and data (4 KiB of JSON) if you like, on a
+   * version that has all that was changed here before. `restore` can always come back to it. Resolves when
+   * it is in the server's database, which can take until the network is back.
+   *
+   * Rejects with a `ReattachError`: `too_large`, `forbidden`, `session_ended`, `closed`, and
+   * `unreachable` where the server's answer was lost.
+   */
+  async saveCheckpoint(name?: string, data?: unknown): Promise<Checkpoint> {
+    await this.ready;
+    const { saveCheckpoint } = await beside();
+    return saveCheckpoint(this.#connection, this.#core, this, {
+      ref: uuid(this.#env),
+      ...(name !== undefined && { name }),
+      ...(data !== undefined && { data: clone(data) }),
+    });
+  }
+
+  /**
+   * The session's checkpoints, newest version first: saved by people (`kind` is `"named"`), by the server
+   * when the last device left or a step was done (`"automatic"`), and before each restore
+   * (`"before_restore"`). Rejects with a `ReattachError`, `unreachable` where the server does not answer.
+   */
+  async checkpoints(): Promise<readonly Checkpoint[]> {
+    return (await beside()).checkpoints(this.#connection);
   }
 
   /**
@@ -336,8 +344,8 @@ export class Session<
    * It leads to `url` (this page), with a secret in its fragment, `#handoff=…`, for `redeem`.
    * Rejects with a `ReattachError`.
    */
-  handOff(url = this.#env.page): Promise<Handoff> {
-    return this.#connection.handOff(url);
+  async handOff(url = this.#env.page): Promise<Handoff> {
+    return (await beside()).handOff(this.#connection, url);
   }
 
   /** Hangs up and lets another tab lead. What is pending stays on this device. Changes throw after. */
@@ -353,33 +361,13 @@ export class Session<
     await this.#disk.close();
   }
 
-  /** What becomes of changes of this outbox. */
-  async #outcome(refs: ReadonlyMap<string, number>): Promise<Imported> {
-    const waits = () => this.#core.replica.pending.some(({ ref }) => refs.has(ref));
-    await new Promise<void>((resolve) => {
-      const look = () => {
-        if (waits() && this.status.connection !== "closed") return;
-        stop();
-        resolve();
-      };
-      const stop = this.subscribe(look);
-      look();
-    });
-    if (waits()) throw new ReattachError("unreachable", "the session was closed before that");
-    const refused = [...this.#core.rejected.values()].flatMap(({ ref, code, message }) => {
-      const seq = refs.get(ref);
-      return seq === undefined ? [] : [{ seq, code, message }];
-    });
-    return { version: this.version, refused };
-  }
-
   // ── Inside ─────────────────────────────────────────────────────────────────────────────────────
 
   async #claim(claimSecret: string, token: Token | undefined): Promise<void> {
     await this.#booted;
     const connection = this.#connection;
     const bearer = await connection.bearer(token);
-    const userId = await connection.claim(claimSecret, bearer);
+    const userId = await (await beside()).claim(connection, claimSecret, bearer);
     await this.#disk.passOn(connection.user, userId, this.#core.deviceId);
     this.#tabs?.post({ type: "claimed", userId, ...(token !== undefined && { token: bearer }) });
     this.#belongTo(userId, token);

@@ -260,6 +260,51 @@ test("TX3, TX4: three devices type into one text, cut off and back: each charact
   }
 }, 30_000);
 
+test("K1, RE1: a checkpoint has what was changed before it, is told to all, and can be restored", async () => {
+  const [one, two] = [join("marks"), join("marks")];
+  const told: unknown[] = [];
+  two.addEventListener("checkpointSaved", ({ detail }) => told.push(detail.checkpoint));
+  await until(() => two.status.connection === "online");
+  await one.ready;
+  one.set("/title", "before");
+  const mark = await one.saveCheckpoint("Draft", { page: 3 });
+  expect(mark).toMatchObject({ name: "Draft", kind: "named", data: { page: 3 } });
+  expect(one.confirmed.title).toBe("before");
+  expect(mark.version).toBe(one.version);
+  await until(() => told.length === 1);
+  expect(told).toEqual([mark]);
+  await one.set("/title", "after").acknowledged;
+  await one.restore(mark).acknowledged;
+  expect(one.state.title).toBe("before");
+  await one.restore(mark.version + 1).acknowledged;
+  expect(one.state.title).toBe("after");
+  const listed = await one.checkpoints();
+  expect(listed.map(({ kind }) => kind)).toEqual(["before_restore", "before_restore", "named"]);
+  expect(listed.at(-1)).toEqual(mark);
+  await expect(one.saveCheckpoint("Draft", "x".repeat(5_000))).rejects.toMatchObject({ code: "too_large" });
+});
+
+test("a checkpoint that is saved without a network is saved when it is back", async () => {
+  const session = join("late-mark");
+  await until(() => session.status.connection === "online");
+  await server.kill();
+  session.inc("/n");
+  await until(() => session.status.connection !== "online");
+  const mark = session.saveCheckpoint();
+  await server.start();
+  expect(await mark).toMatchObject({ kind: "named", name: null, version: 1 });
+}, 30_000);
+
+test("who closes a session does not wait for its checkpoint for ever", async () => {
+  const session = join("closed-mark");
+  await until(() => session.status.connection === "online");
+  session.wire.deaf = true;
+  session.inc("/n");
+  const mark = session.saveCheckpoint();
+  await session.close();
+  await expect(mark).rejects.toMatchObject({ code: "closed" });
+});
+
 describe("an outbox that is exported", () => {
   test("takes effect once: imported on another device, again, and sent by its own", async () => {
     const store = { ...memoryStore(), durable: true };

@@ -89,9 +89,11 @@ describe("when the page goes", () => {
   test("in the midst of its write, the tab that leads looks at what it wrote, and sends it", async () => {
     const leader = await open();
     const follower = await open();
+    const begun = vi.spyOn(IDBDatabase.prototype, "transaction");
     follower.session.set("/title", "last words");
     // Its transaction has begun; the page is gone before it hears how that ended.
-    await new Promise((resolve) => setTimeout(resolve));
+    while (begun.mock.calls.length === 0) await null;
+    begun.mockRestore();
     expect(follower.session.status.savedOnDevice).toBe(false);
     follower.moment("hide");
     follower.kill();

@@ -15,7 +15,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
-    Generator,
     Mapping,
     Sequence,
 )
@@ -25,7 +24,8 @@ from weakref import WeakSet
 
 import msgspec
 
-from reattach.client import socket
+from reattach.client import asking, socket
+from reattach.client.changes import Change, Commit, Conflict, Ops, RejectedChange
 from reattach.client.core import ClientCore
 from reattach.client.effects import (
     AskHistory,
@@ -67,15 +67,9 @@ from reattach.errors import (
     SessionNotFound,
     StoreError,
 )
-from reattach.wire import By, SessionRestored, StateUpdate
+from reattach.wire import By, Checkpoint, StateUpdate
 
-__all__ = ["Change", "Commit", "Conflict", "Ops", "RejectedChange", "Session", "Token", "connect"]
-
-Commit: TypeAlias = StateUpdate | SessionRestored
-"""A commit: its ``version``, ``patch`` (RFC 6902 and text), ``by``, ``at`` and ``conflicts``."""
-
-Ops: TypeAlias = Sequence[Mapping[str, Any]]
-"""Operations of the protocol's section 3, as plain dicts."""
+__all__ = ["Session", "Token", "connect"]
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or how to get a fresh one: called for each connection, also after a 4401."""
@@ -89,75 +83,6 @@ _ENDINGS: Mapping[str, type[ReattachError]] = {
     "session_ended": SessionEnded,
     "not_authenticated": NotAuthenticated,
 }
-
-
-class Change:
-    """A change on its way. Awaiting it waits until the server has it, durably.
-
-    ``stored`` is done when the change is in the outbox's file (True), or this process is all that
-    has it (False). ``acknowledged`` is done when the change is in the server's database, which can
-    take until the network is back. It raises `ChangeRefused` with the protocol's code where the
-    server refused for good. Where the server takes nothing of this client any more it raises the
-    reason (`SessionEnded`, `NotAuthenticated`, …), and `SessionClosed` where the session was closed
-    before: then the change stays in the outbox.
-
-    Not awaiting it is fine: a refusal is also listed in ``session.rejected``.
-    """
-
-    def __init__(self, ref: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.ref = ref
-        """Names the change on this device."""
-        self.stored: asyncio.Future[bool] = loop.create_future()
-        self.acknowledged: asyncio.Future[None] = loop.create_future()
-        # Nobody has to ask: then its exception is no news.
-        self.acknowledged.add_done_callback(
-            lambda done: None if done.cancelled() else done.exception()
-        )
-
-    def __await__(self) -> Generator[Any, None, Change]:
-        """Wait until the server has the change; returns the change."""
-        # A waiter that is cancelled leaves the change as it is.
-        yield from asyncio.shield(self.acknowledged).__await__()
-        return self
-
-
-class Conflict(msgspec.Struct, frozen=True):
-    """A value that a merge did not keep: ``kept`` and ``lost`` have ``value`` or ``absent``, ``by``
-    and ``at`` each.
-    """
-
-    id: str
-    path: str
-    policy: str
-    status: str
-    kept: dict[str, Any]
-    lost: dict[str, Any]
-    version: int
-    resolve: Callable[[Any], Change]
-    """Settles it on all devices: ``"kept"``, ``"lost"``, or another ``{"value": …}``."""
-
-
-class RejectedChange(msgspec.Struct, frozen=True):
-    """A change that the server refused for good. It stays in the list until it is dealt with."""
-
-    ref: str
-    code: str
-    message: str
-    path: str | None
-    """The JSON Pointer of the operation that was the reason, where one was."""
-    ops: list[dict[str, Any]]
-    at: int
-    """When its user acted, ms since 1970."""
-    edit: Callable[[Ops], Change]
-    """Makes another change in its place, as `Session.update` does."""
-    discard: Callable[[], None]
-    """Forgets it."""
-
-    def send_again(self) -> Change:
-        """Make the change anew, over the state of now. Raises `ChangeRefused` where it makes no
-        sense there.
-        """
-        return self.edit(self.ops)
 
 
 class Session:
@@ -409,15 +334,56 @@ class Session:
         """Return a writer that adds to the end of a text, a piece at a time; see `TextWriter`."""
         return TextWriter(self._core, self._change, path)
 
-    def restore(self, *, version: int | None = None, checkpoint_id: str | None = None) -> Change:
-        """Make the state that of a version, or of a checkpoint (``"latest"``: the newest one).
+    def restore(
+        self,
+        checkpoint: Checkpoint | None = None,
+        *,
+        version: int | None = None,
+        checkpoint_id: str | None = None,
+    ) -> Change:
+        """Make the state that of a checkpoint (by ``checkpoint_id``, too; ``"latest"``: the newest
+        one), or of a version.
 
         It shows when the server has made it, and another restore undoes it.
         """
-        if (version is None) == (checkpoint_id is None):
-            raise ChangeRefused("expected either a version or a checkpoint_id", code="bad_op")
-        to = {"checkpoint_id": checkpoint_id} if version is None else {"version": version}
+        named = checkpoint_id if checkpoint is None else checkpoint.id
+        if sum(one is not None for one in (checkpoint, version, checkpoint_id)) != 1:
+            raise ChangeRefused(
+                "expected either a checkpoint, a version or a checkpoint_id", code="bad_op"
+            )
+        to = {"checkpoint_id": named} if version is None else {"version": version}
         return self._change([{"op": "restore", **to}])
+
+    async def save_checkpoint(self, name: str | None = None, data: Any = _LEFT_OUT) -> Checkpoint:
+        """Save a checkpoint: a mark, with a name (256 characters) and data (4 KiB of JSON) if you
+        like, on a version that has all that was changed here before. `restore` can come back to it.
+
+        Waits until it is in the server's database, which can take until the network is back. Raises
+        `ReattachError` with the server's code (``too_large``, ``forbidden``, …), the reason where
+        the server takes nothing of this client any more, and `Unavailable` where the server's
+        answer was lost.
+        """
+        waiting = {pending.ref for pending in self._core.pending}
+
+        def ready() -> bool:
+            decided = waiting.isdisjoint(pending.ref for pending in self._core.pending)
+            return decided and self._core.status.connection == "online"
+
+        await self._until(lambda: ready() or self._hopeless() is not None)
+        if not ready() and (reason := self._hopeless()) is not None:
+            raise reason
+        mark = {} if name is None else {"name": name}
+        if data is not _LEFT_OUT:
+            check(data, depth=64, path="")
+            mark["data"] = data
+        token = await self._fresh_token()
+        return await asking.save_checkpoint(self._address, token, uuid7(), mark)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Ask for the session's checkpoints, newest version first. Raises `Unavailable` where the
+        server does not answer, and what it answers.
+        """
+        return await asking.checkpoints(self._address, await self._fresh_token())
 
     def presence(self, data: Any) -> None:
         """Tell the session's other devices something that nobody stores; at most 4 KiB of JSON.
@@ -445,7 +411,7 @@ class Session:
         self._claiming = True
         try:
             who = self._token if token is None else token
-            user_id = await socket.claim(self._address, await _ask_for(who), claim_secret)
+            user_id = await asking.claim(self._address, await _ask_for(who), claim_secret)
             if self._outbox is not None:
                 await self._outbox.belong_to(user_id)
             self._token, self._user = who, user_id
@@ -663,7 +629,7 @@ class Session:
         # Also for want of a token: the core asks again.
         with contextlib.suppress(Exception):
             token = await self._fresh_token()
-            commits = await socket.history(self._address, token, client_id, first)
+            commits = await asking.history(self._address, token, client_id, first)
         self._feed(History(commits))
 
     # Waiting

@@ -1,10 +1,9 @@
-"""The line over a WebSocket, and the two HTTP requests that a client makes."""
+"""The line over a WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,16 +14,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from reattach.errors import (
-    BadRequest,
-    NotAuthenticated,
-    ReattachError,
-    SessionNotFound,
-    Unavailable,
-)
+from reattach.errors import BadRequest
 from reattach.wire import SUBPROTOCOL, encode
 
-__all__ = ["Address", "Send", "claim", "history", "talk"]
+__all__ = ["Address", "Send", "talk"]
 
 Send = Callable[[dict[str, Any]], None]
 """Sends a frame behind those before it; returns at once."""
@@ -32,7 +25,6 @@ Send = Callable[[dict[str, Any]], None]
 OPEN_S: Final = 15.0
 CLOSE_S: Final = 1.0
 """How long the other side is given to answer a close frame."""
-HTTP_S: Final = 15.0
 
 _ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 
@@ -126,67 +118,3 @@ async def _send(socket: ClientConnection, frames: asyncio.Queue[str]) -> None:
     with contextlib.suppress(ConnectionClosed):
         while True:
             await socket.send(await frames.get())
-
-
-async def history(
-    address: Address, token: str | None, client_id: str, first: int
-) -> list[dict[str, Any]]:
-    """Read a client's commits from version ``first`` on. Raises `OSError` where that fails."""
-    items: list[dict[str, Any]] = []
-    query: dict[str, Any] = {"client_id": client_id, "from": first}
-    while True:
-        page = await asyncio.to_thread(_get, address.history(**query), token)
-        items += page["items"]
-        if page.get("next") is None:
-            return items
-        query["next"] = page["next"]
-
-
-def _get(url: str, token: str | None) -> dict[str, Any]:
-    status, page = _request("GET", url, token)
-    if status != 200:
-        raise OSError(f"expected the history, got {status}")
-    return page
-
-
-async def claim(address: Address, token: str | None, claim_secret: str) -> str:
-    """Make a session that nobody had signed in for the user's, and return that user's id.
-
-    Raises what the server answers, `Unavailable` where it does not.
-    """
-    body = {"claim_secret": claim_secret}
-    try:
-        status, answer = await asyncio.to_thread(
-            _request, "POST", f"{address.session}/claim", token, body
-        )
-    except OSError as error:
-        raise Unavailable(f"the server does not answer ({error}): claim again") from error
-    if status == 200:
-        return str(answer["user_id"])
-    message = str(answer.get("detail") or f"expected the session, got {status}")
-    if status in {401, 404}:
-        raise (NotAuthenticated if status == 401 else SessionNotFound)(message)
-    if status >= 500:
-        raise Unavailable(message)
-    raise ReattachError(message, code=str(answer.get("code", "error")))
-
-
-def _request(
-    method: str, url: str, token: str | None, body: dict[str, Any] | None = None
-) -> tuple[int, dict[str, Any]]:
-    """Ask for JSON; return the status and the answer. Raises `OSError`."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=HTTP_S)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-    try:
-        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        connection.request(method, path, None if body is None else encode(body), headers)
-        answer = connection.getresponse()
-        return answer.status, msgspec.json.decode(answer.read(), type=dict[str, Any])
-    except (http.client.HTTPException, msgspec.MsgspecError) as error:
-        raise OSError(f"expected JSON, got {error!r}") from error
-    finally:
-        connection.close()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
+from reattach.client.changes import Change
 from reattach.client.core import ClientCore
 from reattach.client.replica import Cursor
 from reattach.core.values import check
 from reattach.errors import SessionClosed
-
-if TYPE_CHECKING:
-    from reattach.client.session import Change
 
 __all__ = ["TextWriter"]
 

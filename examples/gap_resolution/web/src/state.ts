@@ -1,15 +1,8 @@
 /** The session's state as the server makes it (`gaps.py`), and what can be told from it. */
 
 import type { RJSFSchema } from "@rjsf/utils";
-import {
-  type Conflict,
-  carrySplice,
-  type DeepReadonly,
-  type Json,
-  type Operation,
-  type Session,
-  spliceBetween,
-} from "reattach";
+import type { Conflict, DeepReadonly, Json, Operation, Session } from "reattach";
+import { carrySplice, spliceBetween } from "reattach/form";
 
 export type FieldKind =
   | "text"

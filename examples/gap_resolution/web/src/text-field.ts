@@ -1,7 +1,7 @@
 /** A text field for several people at once: each keeps every key and their own caret. */
 
 import { type RefObject, useLayoutEffect, useRef, useState } from "react";
-import { carryPosition } from "reattach";
+import { carryPosition } from "reattach/form";
 
 /** Somebody made `after` of what the field showed; `caret` is where their selection ends now. */
 export type Typed = (before: string, after: string, caret: number) => void;

@@ -2,7 +2,14 @@
 
 import type { Found } from "./outbox.js";
 import type { Confirmed } from "./replica.js";
-import type { ClientFrame, Commit, Conflict, DeviceStatus, ServerFrame } from "./wire.js";
+import type {
+  Checkpoint,
+  ClientFrame,
+  Commit,
+  Conflict,
+  DeviceStatus,
+  ServerFrame,
+} from "./wire.js";
 
 /**
  * - `connect`: until the next attempt
@@ -82,7 +89,7 @@ export type SessionEvent =
   | { readonly type: "upgradeRequired"; readonly detail: { readonly message: string } }
   | { readonly type: "historyLost"; readonly detail: { readonly lost: Confirmed } }
   | { readonly type: "saved"; readonly detail: { readonly version: number } }
-  | { readonly type: "checkpointSaved"; readonly detail: { readonly checkpoint: unknown } }
+  | { readonly type: "checkpointSaved"; readonly detail: { readonly checkpoint: Checkpoint } }
   | {
       readonly type: "presence";
       readonly detail: { readonly device_id: string; readonly data: unknown };

@@ -1,10 +1,5 @@
-import { type DBSchema, type IDBPDatabase, openDB } from "idb";
 import { outdated } from "../core/errors.js";
 import type { Store } from "./store.js";
-
-interface Schema extends DBSchema {
-  kv: { key: string; value: unknown };
-}
 
 /**
  * A store in IndexedDB. Every transaction that writes is `strict`: its promise resolves only when
@@ -12,27 +7,25 @@ interface Schema extends DBSchema {
  * and with `outdated` where a newer release has made another one of it.
  */
 export async function idbStore(name: string): Promise<Store> {
-  let db: IDBPDatabase<Schema> | null = null;
+  let db: IDBDatabase | null = null;
 
-  const open = async (): Promise<IDBPDatabase<Schema>> => {
-    const opened = await openDB<Schema>(name, 1, {
-      upgrade: (fresh) => void fresh.createObjectStore("kv"),
-      // A newer release of the application must not wait for this page.
-      blocking: () => {
-        opened.close();
-        db = null;
+  const open = () => {
+    const request = indexedDB.open(name, 1);
+    request.onupgradeneeded = () => void request.result.createObjectStore("kv");
+    return answer(request).then(
+      (opened) => {
+        // A newer release of the application must not wait for this page, and the browser may take
+        // the connection away (its data cleared, its backend restarted): the next one opens it anew.
+        opened.onversionchange = opened.onclose = () => {
+          opened.close();
+          db = null;
+        };
+        return opened;
       },
-      // The browser may take the connection away (its data cleared, its backend restarted).
-      terminated: () => {
-        db = null;
+      (reason) => {
+        throw (reason as Error).name === "VersionError" ? outdated() : reason;
       },
-    }).catch((reason) => {
-      throw (reason as Error).name === "VersionError" ? outdated() : reason;
-    });
-    opened.addEventListener("close", () => {
-      db = null;
-    });
-    return opened;
+    );
   };
 
   db = await open();
@@ -41,19 +34,21 @@ export async function idbStore(name: string): Promise<Store> {
     async transaction(mode, body) {
       db ??= await open();
       const tx = db.transaction("kv", mode, { durability: "strict" });
-      const rows = tx.store;
-      const done = tx.done;
+      const rows = tx.objectStore("kv");
+      const done = new Promise<void>((resolve, reject) => {
+        tx.oncomplete = () => resolve();
+        // Each request's failure aborts the transaction.
+        tx.onabort = () => reject(tx.error ?? new Error("the transaction was aborted"));
+      });
       // Its rejection is answered below; until then it is not an unhandled one.
       done.catch(() => {});
       try {
         const result = await body({
-          get: (key) => rows.get(key),
-          range: (from, to) => rows.getAll(IDBKeyRange.bound(from, to, false, true)),
-          // Each request's failure aborts the transaction, and `done` says so.
-          put: (key, value) => void rows.put?.(value, key).catch(() => {}),
-          delete: (key) => void rows.delete?.(key).catch(() => {}),
-          deleteRange: (from, to) =>
-            void rows.delete?.(IDBKeyRange.bound(from, to, false, true)).catch(() => {}),
+          get: (key) => answer(rows.get(key)),
+          range: (from, to) => answer(rows.getAll(between(from, to))),
+          put: (key, value) => void rows.put(value, key),
+          delete: (key) => void rows.delete(key),
+          deleteRange: (from, to) => void rows.delete(between(from, to)),
         });
         await done;
         return result;
@@ -68,4 +63,15 @@ export async function idbStore(name: string): Promise<Store> {
     },
     close: () => db?.close(),
   };
+}
+
+function answer<T>(request: IDBRequest<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+function between(from: string, to: string): IDBKeyRange {
+  return IDBKeyRange.bound(from, to, false, true);
 }
