@@ -90,6 +90,7 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(NPM) run lint
 	$(NPM) run check
 	$(NPM) run packages
+	$(NPM) run size
 
 size: install ## what the client and its React adapter cost a page, against their bounds
 	$(NPM) run size -- --report
