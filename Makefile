@@ -29,7 +29,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
 
-.PHONY: help install run run-full test test-full test-browsers simulate soak storm history lint size format types wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak storm history lint size format types reference wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -91,6 +91,7 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(NPM) run check
 	$(NPM) run packages
 	$(NPM) run size
+	$(NODE) tools/reference.mjs --check
 
 size: install ## what the client and its React adapter cost a page, against their bounds
 	$(NPM) run size -- --report
@@ -102,6 +103,9 @@ format: install ## puts the sources in order
 
 types: install ## the client's message types anew, after a change in src/reattach/wire.py
 	$(BIN)/python tools/wire_types.py
+
+reference: install ## docs/reference-*.md anew, after a change in a docstring of the packages
+	$(NODE) tools/reference.mjs
 
 wheel: install ## dist/*.whl, with the built pages inside
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

@@ -124,6 +124,7 @@ export class Session<
     return this.#must(this.#core.replica.confirmed?.version);
   }
 
+  /** Whether it is online, and where the work is. */
   get status(): Status {
     const now = this.#core.status;
     const before = this.#status;

@@ -5,11 +5,13 @@ import { useStatus } from "./hooks.js";
 /** Where one's work is: nowhere safe yet, nowhere while it cannot be, on this device, on the server. */
 export type Saved = "saving" | "unsaved" | "device" | "server";
 
+/** What is said of where one's work is, and of the connection. */
 export interface Words {
   readonly saved: Readonly<Record<Saved, string>>;
   readonly connection: Readonly<Record<Status["connection"], string>>;
 }
 
+/** What `SaveStatus` says where it is given no other words. */
 export const WORDS: Words = {
   saved: {
     saving: "Saving…",

@@ -1,10 +1,4 @@
-/**
- * Why a change was not taken, here or by the server.
- *
- * - `ReattachError`: what every error of this package is. Its `code` is the protocol's.
- *   - `OpError`: an operation that makes no sense against the state it was given; `path` says where.
- */
-
+/** What every error of this package is. Its `code` is the protocol's. */
 export class ReattachError extends Error {
   readonly code: string;
 
@@ -15,6 +9,7 @@ export class ReattachError extends Error {
   }
 }
 
+/** An operation that makes no sense against the state that it was given. */
 export class OpError extends ReattachError {
   /** The JSON Pointer of the operation that could not be carried out, where there is one. */
   readonly path: string | undefined;
