@@ -38,7 +38,7 @@ export async function outboxOf(
 ): Promise<string> {
   const mine = (await outboxes(tx, place))[user ?? ""] ?? [homeOf(place, user)];
   // Work that waits goes first, whichever outbox it is in.
-  for (const prefix of mine) if (await waits(tx, prefix)) return prefix;
+  if (mine.length > 1) for (const prefix of mine) if (await waits(tx, prefix)) return prefix;
   return mine[0] ?? homeOf(place, user);
 }
 

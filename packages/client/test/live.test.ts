@@ -281,7 +281,9 @@ test("K1, RE1: a checkpoint has what was changed before it, is told to all, and 
   const listed = await one.checkpoints();
   expect(listed.map(({ kind }) => kind)).toEqual(["before_restore", "before_restore", "named"]);
   expect(listed.at(-1)).toEqual(mark);
-  await expect(one.saveCheckpoint("Draft", "x".repeat(5_000))).rejects.toMatchObject({ code: "too_large" });
+  await expect(one.saveCheckpoint("Draft", "x".repeat(5_000))).rejects.toMatchObject({
+    code: "too_large",
+  });
 });
 
 test("a checkpoint that is saved without a network is saved when it is back", async () => {

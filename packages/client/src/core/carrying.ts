@@ -99,7 +99,9 @@ function same(one: readonly Edit[], other: readonly Edit[]): boolean {
 
 /** The paths of the texts that operations edit. */
 export function edited(ops: readonly Operation[]): string[] {
-  return ops.flatMap((operation) => (operation.op === "splice" ? [operation.path] : []));
+  const paths: string[] = [];
+  for (const operation of ops) if (operation.op === "splice") paths.push(operation.path);
+  return paths;
 }
 
 /** Whether an operation edits or replaces the text at a path. */

@@ -16,8 +16,8 @@ import {
   kindOf,
 } from "./json.js";
 import { byId, editParent, get, parse, put, type Tokens, without } from "./pointer.js";
-import { points, splice } from "./text.js";
-import type { Operation } from "./wire.js";
+import { points, splice, spliceAll } from "./text.js";
+import type { Operation, SpliceOp } from "./wire.js";
 
 /** The state after an operation. Throws `OpError` where it makes no sense. */
 export function apply(state: Json, operation: Operation): Json {
@@ -92,6 +92,39 @@ export function applyLoosely(state: Json, ops: readonly Operation[]): Json {
     }
   }
   return shown;
+}
+
+/**
+ * The state after what still makes sense of many changes, one after another. What was typed into one text
+ * in a row is put together first: then thousands of keystrokes cost little more than one.
+ */
+export function applyInTurn(state: Json, changes: readonly (readonly Operation[])[]): Json {
+  let shown = state;
+  for (let at = 0; at < changes.length; ) {
+    const first = changes[at++] ?? [];
+    const before = shown;
+    shown = applyLoosely(before, first);
+    const path = typedInto(first);
+    const run: SpliceOp[] = [];
+    while (path !== undefined && at < changes.length && typedInto(changes[at] ?? []) === path) {
+      run.push(...((changes[at++] ?? []) as readonly SpliceOp[]));
+    }
+    // Where the first came to nothing, or to another element's id, so do those behind it.
+    if (path === undefined || run.length === 0 || shown === before) continue;
+    const tokens = parse(path);
+    const text = spliceAll(get(shown, tokens) as string, run);
+    shown = replace(shown, tokens, text, path);
+  }
+  return shown;
+}
+
+/** The path of the one text that a change edits, where it does nothing else. */
+function typedInto(ops: readonly Operation[]): string | undefined {
+  const [first] = ops;
+  if (first?.op !== "splice" || first.path.endsWith("/id")) return undefined;
+  return ops.every((one) => one.op === "splice" && one.path === first.path)
+    ? first.path
+    : undefined;
 }
 
 /**

@@ -9,7 +9,7 @@
 
 import { carried, compare, covers, done, edited, read, type Texts } from "./carrying.js";
 import { equal, freeze, type Json, type JsonObject } from "./json.js";
-import { apply, applyLoosely, checkReach } from "./ops.js";
+import { apply, applyInTurn, applyLoosely, checkReach } from "./ops.js";
 import { type Edit, joined } from "./text.js";
 import type { Change, Commit, Operation } from "./wire.js";
 
@@ -297,5 +297,8 @@ function uncovered(
 }
 
 function over(state: Json, pending: readonly Pending[]): Json {
-  return pending.reduce<Json>((shown, { view }) => applyLoosely(shown, view), state);
+  return applyInTurn(
+    state,
+    pending.map(({ view }) => view),
+  );
 }

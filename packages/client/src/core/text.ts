@@ -31,6 +31,22 @@ export function splice(text: string, index: number, remove: number, insert: stri
   return text.slice(0, start) + insert + rest.slice(units(rest, remove));
 }
 
+/** The text after many splices. Of most, no more than what each puts in has to be looked at. */
+export function spliceAll(
+  text: string,
+  splices: readonly { readonly index: number; readonly delete: number; readonly insert: string }[],
+): string {
+  let now = text;
+  let plain = !HIGH.test(text);
+  for (const { index, delete: remove, insert } of splices) {
+    plain &&= !HIGH.test(insert);
+    now = plain
+      ? now.slice(0, index) + insert + now.slice(index + remove)
+      : splice(now, index, remove, insert);
+  }
+  return now;
+}
+
 /**
  * The plain edit from one text to another: what lies between their longest common beginning and the
  * longest common end of the rest is removed, and the new text put in.

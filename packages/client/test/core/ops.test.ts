@@ -1,6 +1,7 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { clone, type Json } from "../../src/core/json";
-import { apply, applyLoosely, checkReach, prepare } from "../../src/core/ops";
+import { apply, applyInTurn, applyLoosely, checkReach, prepare } from "../../src/core/ops";
 import type { Operation } from "../../src/core/wire";
 
 const STATE = clone({
@@ -182,4 +183,43 @@ describe("operations before they are stored", () => {
       expect.objectContaining({ code }),
     );
   });
+});
+
+test("changes applied in turn end as one by one, whatever was typed into what", () => {
+  const state = clone({ t: "a😀b", u: "", n: 1, list: [{ id: "e", v: "x" }, "text"], id: "i" });
+  const paths = [
+    "/t",
+    "/u",
+    "/n",
+    "/none",
+    "/none/below",
+    "/list/#e/v",
+    "/list/#e/id",
+    "/id",
+    "/list/0",
+  ];
+  const typed = fc.record({
+    op: fc.constant("splice" as const),
+    path: fc.constantFrom(...paths),
+    index: fc.nat(4),
+    delete: fc.nat(3),
+    insert: fc.constantFrom("", "c", "dd", "😁", "\ud83d"),
+  });
+  const other = fc.constantFrom<Operation>(
+    { op: "unset", path: "/t" },
+    { op: "set", path: "/t", value: "new" },
+    { op: "unset", path: "/list/#e" },
+    { op: "test", path: "/n", value: 2 },
+  );
+  const change = fc.oneof(
+    { arbitrary: fc.array(typed, { minLength: 1, maxLength: 2 }), weight: 9 },
+    { arbitrary: fc.array(fc.oneof(typed, other), { maxLength: 3 }), weight: 1 },
+  );
+  fc.assert(
+    fc.property(fc.array(change, { maxLength: 12 }), (changes) => {
+      const one = changes.reduce<Json>((shown, ops) => applyLoosely(shown, ops), state);
+      expect(applyInTurn(state, changes)).toEqual(one);
+    }),
+    { numRuns: 500 },
+  );
 });
