@@ -601,10 +601,10 @@ async def test_a_checkpoint_has_what_was_changed_before_and_can_be_restored(
 
 
 async def test_who_leaves_a_session_does_not_wait_for_its_checkpoint() -> None:
-    with pytest.raises(SessionClosed):
-        async with connect("http://127.0.0.1:9", "s", create=CREATE) as session:
-            saving = asyncio.create_task(session.save_checkpoint())
-            await session.close()
+    async with connect("http://127.0.0.1:9", "s", create=CREATE) as session:
+        saving = asyncio.create_task(session.save_checkpoint())
+        await session.close()
+        with pytest.raises(SessionClosed):
             await saving
 
 
