@@ -19,6 +19,7 @@ from pydantic import Field
 from reattach import SessionModel
 from reattach.client import connect
 from reattach.errors import ChangeRefused, StoreUnavailable
+from reattach.runtime.access import Action, SessionAccess, User
 from reattach.schema import WritableBy
 from reattach.server import models
 from reattach.server.app import Reattach
@@ -468,3 +469,55 @@ async def test_an_editor_joins_by_socket(shared: Reattach, ann: httpx.AsyncClien
         assert (await bob.expect("resumed"))["role"] == "editor"
         await ann.delete(f"{MEMBERS}/bob")
         assert (await bob.closed())[0] == 4404
+
+
+# All of a user
+
+
+async def test_whoever_authorize_lets_erases_all_of_a_user(tmp_path: Path) -> None:
+    # Rules T10, A37
+    asked: list[tuple[str, str, str]] = []
+
+    def authorize(user: User, session: SessionAccess, action: Action) -> bool | None:
+        if action is Action.ERASE and user.id in {"admin", "bob"}:
+            asked.append((user.id, session.session_id, session.user_id))
+            return user.id == "admin"
+        return None
+
+    database = f"sqlite:///{tmp_path / 'shared.db'}"
+    async with (
+        Reattach(database=database, authenticate=by_token, authorize=authorize) as shared,
+        as_user(shared, "ann") as ann,
+        as_user(shared, "bob") as bob,
+        as_user(shared, "admin") as admin,
+    ):
+        await create(ann, {"n": 0})
+        await create(bob, {"n": 1}, name="b")
+        members = session_url("b", "/members")
+        assert (await bob.put(f"{members}/ann", json={"role": "editor"})).status_code == 200
+        device = {"id": "d-ann", "name": "Ann's phone", "info": {"kind": "phone"}}
+        sign = {"session_id": "b", "device": device}
+        assert (await ann.post(session_url("heartbeat"), json=sign)).status_code == 204
+
+        async def known() -> bool:
+            items = (await bob.get(session_url("b", "/devices"))).json()["items"]
+            return any(one["name"] == "Ann's phone" for one in items)
+
+        await until(known, within=10, what="her device to be known")
+        problem(await bob.delete("/api/v0/users/ann"), 403, "forbidden")
+        assert asked == [("bob", "", "ann")]
+        assert (await ann.get(session_url())).status_code == 200
+        for _ in range(2):
+            assert (await admin.delete("/api/v0/users/ann")).status_code == 204
+        assert (await ann.get(session_url())).status_code == 410
+        assert (await ann.get(session_url("b"))).status_code == 404
+        assert (await bob.get(session_url("b"))).json()["state"] == {"n": 1}
+        items = (await bob.get(session_url("b", "/devices"))).json()["items"]
+        (left,) = [one for one in items if one["id"] == "d-ann"]
+        assert (left["name"], left["info"]) == (None, {})
+        (line,) = [
+            one
+            for one in (await bob.get(session_url("b", "/activity"))).json()["items"]
+            if one["activity_type"] == "member_removed"
+        ]
+        assert (line["user_id"], line["data"]) == ("admin", {"user_id": "ann"})

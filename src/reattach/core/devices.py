@@ -13,7 +13,10 @@ from reattach.errors import BadRequest, Forbidden
 from reattach.store.base import DeviceRecord
 from reattach.wire import DeviceStatus, HelloDevice, encode
 
-__all__ = ["REVOKED", "DeviceList", "called"]
+__all__ = ["NOBODY", "REVOKED", "DeviceList", "called"]
+
+NOBODY: Final = ""
+"""Whose a device is after its user was erased: the next one's who comes with it."""
 
 REVOKED: Final = "this device was revoked: have it let in again on another one, or by a fresh link"
 
@@ -36,7 +39,7 @@ class DeviceList:
     def check(self, user_id: str, device: HelloDevice) -> None:
         """Raise `Forbidden` for another user's device, or what is wrong with what it tells."""
         known = self._devices.get(device.id)
-        if known is not None and known.user_id != user_id:
+        if known is not None and known.user_id not in {user_id, NOBODY}:
             raise Forbidden("this device is another user's")
         if self.is_revoked(device.id):
             raise Forbidden(REVOKED, code="device_revoked")
@@ -203,7 +206,7 @@ def _age(device: DeviceRecord) -> tuple[int, str]:
 
 def _as_managed(device: DeviceRecord | None, found: DeviceRecord) -> DeviceRecord:
     """Return a device as it is known here, with what people made of it in the database."""
-    if device is None:
+    if device is None or found.user_id != device.user_id:
         return found
     return msgspec.structs.replace(
         device,

@@ -63,7 +63,8 @@ class SessionAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     ``user_id`` is its owner of record, and ``role`` that of the one who asks, None of a stranger.
     Of a session that does not exist it is asked as well, so that nobody can tell by the time it
-    takes: ``user_id`` is then the empty string, which is nobody's.
+    takes: ``user_id`` is then the empty string, which is nobody's. And whoever wants to erase all
+    that another user has is asked about with ``session_id`` the empty string and that ``user_id``.
     """
 
     session_id: str

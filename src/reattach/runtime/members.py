@@ -13,7 +13,7 @@ import structlog
 
 from reattach.bus.base import Note
 from reattach.core.connection import Close, Connection, Role
-from reattach.core.devices import REVOKED
+from reattach.core.devices import NOBODY, REVOKED
 from reattach.core.room import Room
 from reattach.errors import (
     Forbidden,
@@ -202,15 +202,42 @@ class Members:
 
         await self.change(session_id, change)
 
-    async def remove(self, session_id: str, user_id: str, *, by: str) -> None:
-        """Take a user's role in a session away; raises `LastOwner` where none would be left."""
+    async def remove(self, session_id: str, user_id: str, *, by: str, forget: bool = False) -> None:
+        """Take a user's role in a session away; raises `LastOwner` where none would be left.
+
+        With ``forget`` their devices are nobody's, and tell nothing of themselves any more.
+        """
 
         def change(room: Room) -> Append | None:
             if room.role_of(user_id) is None:
                 return None
-            return self._members_part(room, user_id, [], "member_removed", {"user_id": user_id}, by)
+            data = {"user_id": user_id}
+            part = self._members_part(room, user_id, [], "member_removed", data, by)
+            if forget:
+                part.devices = [
+                    msgspec.structs.replace(
+                        device, user_id=NOBODY, name=None, given_name=None, info=b"{}"
+                    )
+                    for device in room.devices.everyone()
+                    if device.user_id == user_id
+                ]
+            return part
 
         await self.change(session_id, change)
+
+    async def check_erasure(self, user_id: str, by: User) -> None:
+        """Raise `Forbidden` where somebody may not erase all that a user has.
+
+        The user may, and whoever ``authorize`` lets. It is asked about ``erase``, once, with no
+        session's id and the user as the owner.
+        """
+        if by.id == user_id:
+            return
+        everything = SessionAccess(session_id="", user_id=user_id, role=None, schema=None)
+        if self._authorize is None or not await allows(
+            self._authorize, by, everything, Action.ERASE
+        ):
+            raise Forbidden("only the user may erase all that is the user's, and who is let to")
 
     def _members_part(
         self,

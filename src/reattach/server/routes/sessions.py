@@ -18,7 +18,6 @@ from reattach.errors import (
     AlreadyExists,
     BadRequest,
     ChangeRefused,
-    Forbidden,
     SessionNotFound,
     TooLarge,
     VersionGone,
@@ -276,9 +275,8 @@ class SessionRoutes(Routes):
         self, request: Request, user_id: Annotated[str, Path(description="The user's id.")]
     ) -> Response:
         """Erase all that a user owns, and end what they are in of others' sessions."""
-        if user_id != whole_user_of(request).id:
-            raise Forbidden("only the user may erase all that is the user's")
-        registry = await self.running()
+        user, registry = whole_user_of(request), await self.running()
+        await registry.members.check_erasure(user_id, user)
         while True:
             page = await registry.store.sessions(user_id, None, PAGE)
             for record in page.items:
@@ -286,7 +284,9 @@ class SessionRoutes(Routes):
                     if record.user_id == user_id:
                         await registry.erase(record.session_id)
                     else:
-                        await registry.members.remove(record.session_id, user_id, by=user_id)
+                        await registry.members.remove(
+                            record.session_id, user_id, by=user.id, forget=True
+                        )
                 except SessionNotFound:
                     continue  # it was erased meanwhile
             if not page.items:
