@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     """How long a session that nobody uses stays in memory."""
     activity_days: Annotated[int, Field(ge=0)] = 90
     """How long lines of the activity log are kept; 0 for ever."""
+    expire_days: Annotated[int, Field(ge=0)] = 0
+    """After how many days a session that nobody uses is ended; 0: never."""
     activity_addresses: bool = False
     """Whether the activity log tells the address and the user agent of who connects."""
     store_timeout_ms: int = 10_000

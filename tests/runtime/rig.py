@@ -543,6 +543,8 @@ async def running(
         schemas=o.pop("schemas", ()),
         authorize=o.pop("authorize", None),
         activity_days=o.pop("activity_days", 0),
+        expire_days=o.pop("expire_days", 0),
+        expiring=o.pop("expiring", ()),
     )
     node = Node(store, registry, clock)
     await registry.start()

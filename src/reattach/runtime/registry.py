@@ -36,6 +36,7 @@ from reattach.runtime.committer import Committer
 from reattach.runtime.compaction import Compactor
 from reattach.runtime.connections import Connections
 from reattach.runtime.counts import Counts
+from reattach.runtime.expiry import Expiring, Expiry
 from reattach.runtime.host import Host
 from reattach.runtime.loader import Loader
 from reattach.runtime.members import Members, member_hash, token_member
@@ -120,12 +121,15 @@ class Registry:
         reactions: Sequence[Reaction] = (),
         activity_days: int = 0,
         history_days: int | None = None,
+        expire_days: int = 0,
+        expiring: Sequence[Expiring] = (),
     ) -> None:
         """Make a node. ``bus`` leads to the others that serve the same database, if there are;
         ``authorize`` is the application's word on who may do what; ``snapshots`` holds states for
         whoever opens a session next; ``reactions`` are called when something was committed. Lines
         of activity are kept for ``activity_days``, 0 for ever. History is compacted to
-        ``history_days``, with None not at all.
+        ``history_days``, with None not at all. Sessions that nobody has used for ``expire_days``
+        are ended (0: none), and ``expiring`` is called before.
         """
         self.store = store
         self.limits = limits
@@ -168,6 +172,7 @@ class Registry:
         self._snapshots = snapshots
         self._reactions = Reactions(store, clock, self.nodes.name, reactions)
         self._upkeep = Upkeep(self, activity_days=activity_days)
+        self._expiry = Expiry(self, days=expire_days, listeners=expiring)
         self._opening: dict[str, asyncio.Task[Host]] = {}
         self._compactor: Compactor | None = None
         if history_days is not None:
@@ -185,6 +190,7 @@ class Registry:
         self._reactions.start()
         self.tasks.spawn(self._tick())
         self.tasks.spawn(self._upkeep.run())
+        self.tasks.spawn(self._expiry.run())
         if self._compactor is not None:
             self.tasks.spawn(self._compactor.run())
 

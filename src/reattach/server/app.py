@@ -23,6 +23,7 @@ from reattach.errors import BadSetting, StoreError, Unavailable
 from reattach.runtime.access import Authorize, User
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.credentials import holder
+from reattach.runtime.expiry import Expiring
 from reattach.runtime.reactions import React, Reaction
 from reattach.runtime.registry import Registry
 from reattach.schema import ModelSchema, SessionModel
@@ -103,6 +104,7 @@ class Reattach:
         self.sessions = Sessions(self.running)
         self._store = store
         self.lifespan = lifespan
+        self._expiring: list[Expiring] = []
         self._reactions: list[Reaction] = []
         self._life: _Life | None = None
         self._stopped = False
@@ -156,6 +158,19 @@ class Reattach:
             return react
 
         return decorate
+
+    def on_expiring(self, listener: Expiring) -> Expiring:
+        """Have a function called before a session is ended that nobody uses (``expire_days``)::
+
+            @reattach.on_expiring
+            async def warn(session_id: str, user_id: str, ends_at: int) -> None:
+                await mail.send(user_id, f"Your draft goes at {ends_at}")
+
+        A week before, or half of the days if that is less; ``ends_at`` is in ms since 1970. Once
+        for each time that the session was left, and again where it fails or the node dies.
+        """
+        self._expiring.append(listener)
+        return listener
 
     def use_redis(self, url: str) -> None:
         """Tell other nodes by a Redis or Valkey from the next start on; raises `BadSetting`."""
@@ -292,6 +307,8 @@ class Reattach:
             authorize=self.authorize,
             activity_days=settings.activity_days,
             history_days=settings.history_days,
+            expire_days=settings.expire_days,
+            expiring=self._expiring,
         )
 
 
