@@ -5,10 +5,8 @@ from __future__ import annotations
 import cProfile
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -22,6 +20,7 @@ from reattach.store.base import SavedState as Saved
 from reattach.wire import encode
 from tests.core.rig import Rig, insert, put, record, splice, unset
 from tests.core.text_client import TextClient
+from tests.support.lines import lines
 
 # Beyond the BMP too; each is put in once.
 LETTERS = [
@@ -309,24 +308,6 @@ def type_on(rig: Rig, first: int, count: int) -> None:
     for n in range(first, first + count):
         told = rig.change("a", splice("/t", n, 0, "a"), base=0)
         assert "conflicts" not in told
-
-
-def lines(act: Callable[[], None]) -> int:
-    """How many lines are executed meanwhile."""
-    count = 0
-
-    def note(_frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return note
-
-    before = sys.gettrace()
-    sys.settrace(note)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 SMALL = Limits(max_text_history_bytes=20_000)

@@ -14,6 +14,7 @@ import msgspec
 
 from reattach.core.index import Undo
 from reattach.core.paths import Path, join
+from reattach.core.places import Places, element_id
 from reattach.core.text import Edit
 from reattach.core.values import JSON
 from reattach.errors import ChangeRefused
@@ -38,15 +39,6 @@ _SCAN = 16
 """Lists up to this length are searched through; longer ones get a map of their ids."""
 _LISTS = 256
 """Maps kept at a time."""
-
-
-def element_id(value: JSON) -> str | None:
-    """Return the id by which a list element is addressed, None for one without."""
-    if type(value) is dict:
-        found = value.get("id")
-        if type(found) is str:
-            return found
-    return None
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -74,7 +66,7 @@ class Document:
         self.undo: Undo = []
         self.weight = len(_encode(state))
         """What the state weighs as JSON, in bytes: kept by what each step adds and takes away."""
-        self._ids: dict[int, tuple[list[Any], dict[str, int] | None]] = {}
+        self._ids: dict[int, Places] = {}
 
     # Reading
 
@@ -122,39 +114,15 @@ class Document:
         """Return the index of the first element with an id, -1 where there is none."""
         if len(items) <= _SCAN:
             return _scan(items, wanted)
-        cached = self._ids.get(id(items))
-        if cached is not None:
-            known = cached[1]
-            if known is None:
-                return _scan(items, wanted)
-            at = known.get(wanted)
-            if at is None:
-                return -1
-            # Elements move by one when another is inserted or removed before them.
-            for guess in (at, at + 1, at - 1, at + 2, at - 2):
-                if 0 <= guess < len(items) and element_id(items[guess]) == wanted:
-                    known[wanted] = guess
-                    return guess
-        known = self._map(items)
-        if known is None:
-            return _scan(items, wanted)
-        return known.get(wanted, -1)
+        places = self._ids.get(id(items)) or self._map(items)
+        return _scan(items, wanted) if places.unclear else places.find(wanted)
 
-    def _map(self, items: list[Any]) -> dict[str, int] | None:
-        known: dict[str, int] | None = {}
-        for at, item in enumerate(items):
-            found = element_id(item)
-            if found is None:
-                continue
-            if known is None or found in known:
-                known = None  # an id stands twice: only a search finds the first
-                break
-            known[found] = at
+    def _map(self, items: list[Any]) -> Places:
         if len(self._ids) >= _LISTS:
             self._ids.clear()
         # The list is kept beside its map, so that its identity cannot be reused meanwhile.
-        self._ids[id(items)] = (items, known)
-        return known
+        places = self._ids[id(items)] = Places(items)
+        return places
 
     # Steps
 
@@ -186,8 +154,7 @@ class Document:
         named = 0 if type(container) is list else len(_encode(key)) + 1
         self.weigh(-len(_encode(place.value)) - named - (len(container) > 1))
         if type(container) is list:
-            value = container.pop(key)
-            self._forget(container, element_id(value))
+            value = self._pop(container, key)
             self.undo.append((self._insert, (container, key, value)))
         else:
             self.undo.append((container.__setitem__, (key, container.pop(key))))
@@ -200,8 +167,7 @@ class Document:
 
     def move(self, items: list[Any], source: int, target: int, pointer: str) -> None:
         """Move an element to index ``target``, counted without it."""
-        items.insert(target, items.pop(source))
-        self._ids.pop(id(items), None)
+        self._move(items, source, target)
         self.undo.append((self._move, (items, target, source)))
         if self.recording:
             self.patch.append(
@@ -264,25 +230,19 @@ class Document:
 
     def _insert(self, items: list[Any], at: int, value: JSON) -> None:
         items.insert(at, value)
-        cached = self._ids.get(id(items))
-        if cached is not None and cached[1] is not None:
-            found = element_id(value)
-            if found in cached[1]:
-                del self._ids[id(items)]  # the id stands twice now: only a search finds the first
-            elif found is not None:
-                cached[1][found] = at
+        places = self._ids.get(id(items))
+        if places is not None and not places.inserted(at, element_id(value)):
+            del self._ids[id(items)]
 
-    def _pop(self, items: list[Any], at: int) -> None:
-        self._forget(items, element_id(items.pop(at)))
+    def _pop(self, items: list[Any], at: int) -> JSON:
+        value: JSON = items.pop(at)
+        places = self._ids.get(id(items))
+        if places is not None and not places.removed(at, element_id(value)):
+            del self._ids[id(items)]
+        return value
 
     def _move(self, items: list[Any], source: int, target: int) -> None:
-        items.insert(target, items.pop(source))
-        self._ids.pop(id(items), None)
-
-    def _forget(self, items: list[Any], gone: str | None) -> None:
-        cached = self._ids.get(id(items))
-        if gone is not None and cached is not None and cached[1] is not None:
-            cached[1].pop(gone, None)
+        self._insert(items, target, self._pop(items, source))
 
 
 def _scan(items: list[Any], wanted: str) -> int:
