@@ -17,18 +17,20 @@ import pytest
 from reattach.client.core import ClientCore
 from reattach.client.ledger import Ledger
 from reattach.client.line import Line
-from reattach.core import drafts
+from reattach.core import drafts, past
 from reattach.core.connection import Connection, Phase
+from reattach.core.document import Document
 from reattach.core.inbox import Inbox
 from reattach.core.index import Node
 from reattach.core.merge import Merge
 from reattach.core.room import Room
 from reattach.core.session import Session
 from reattach.core.text import Edit, carry
+from reattach.runtime import recall
 from reattach.runtime.committer import Committer, Member
 from reattach.runtime.connections import Connections
 from reattach.runtime.host import Host
-from reattach.store.base import Append, Outcome
+from reattach.store.base import Append, Loaded, Outcome
 
 __all__ = ["BUGS", "SEEDS", "Bug"]
 
@@ -340,6 +342,19 @@ def what_a_resolve_makes_of_a_text_was_seen_by_its_author(patch: pytest.MonkeyPa
 
 
 @bug
+def a_restore_leaves_out_the_last_change_before(patch: pytest.MonkeyPatch) -> None:
+    """RE1: what is restored is the state of the version before the one that is meant."""
+    replayed = past.document_of
+
+    def short(loaded: Loaded) -> tuple[Document, int]:
+        _, version = replayed(loaded)
+        document, _ = replayed(msgspec.structs.replace(loaded, tail=loaded.tail[:-1]))
+        return document, version
+
+    patch.setattr(recall, "document_of", short)
+
+
+@bug
 def a_clock_that_is_set_back_makes_a_dead_line_look_fresh(patch: pytest.MonkeyPatch) -> None:
     """H2: nobody asks for a sign of life until the clock is that late again."""
     patch.setattr(Line, "_set_back", lambda *_: None)
@@ -447,6 +462,7 @@ SEEDS: dict[str, int] = {
     "a splice is carried over what its author had seen": 7,
     "a splice is not carried at all": 4,
     "what a resolve makes of a text was seen by its author": 104,
+    "a restore leaves out the last change before": 1,
     "a clock that is set back makes a dead line look fresh": 0,
     "a sent change is altered": 2,
     "a number is given out twice": 1,

@@ -97,6 +97,10 @@ def tell(seed: int) -> Story:
     elif disaster < 0.7:
         add(at, "disk copied")
         add(chance.uniform(at + 10, end), "device comes back as it once was")
+    if chance.random() < 0.5:
+        # Somebody goes back, and may think better of it.
+        for _ in range(chance.randrange(1, 4)):
+            add(chance.uniform(300, end), "restore", chance.randrange(DEVICES))
     steps.sort(key=lambda step: step.at)
     return Story(seed, steps)
 

@@ -20,6 +20,8 @@ EXPECTED = (
     "histories lost",
     "history asked",
     "session ended",
+    "restore",
+    "restored",
     # devices
     "device killed",
     "device comes back as it once was",

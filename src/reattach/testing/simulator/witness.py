@@ -64,10 +64,13 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class _Logged(msgspec.Struct):
+    type: str
     version: int
     patch: list[dict[str, Any]]
     at: int
     conflicts: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    from_version: int = -1
+    to_version: int = -1
 
 
 class _Told(msgspec.Struct):
@@ -116,6 +119,10 @@ class Truth:
         self.refusals: dict[tuple[str, int], bytes] = {}
         self.records: dict[str, _Record] = {}
         """The conflict records, as they stand."""
+        self.history: dict[int, bytes] = {}
+        """The state at each version, whatever epoch that was of."""
+        self.marked: dict[int, str] = {}
+        """Which versions have a mark, and of which kind."""
         self.entries: dict[int, _Entry] = {}
         self.owners: dict[str, _Mark] = {}
         self.committed: set[tuple[str, int, int]] = set()
@@ -230,6 +237,8 @@ class Witness:
                 self.count("epochs")
             truth.epoch, truth.epoch_version = session.epoch, session.epoch_version
             self.states[truth.epoch, truth.version] = truth.encoded
+        truth.history[truth.version] = truth.encoded
+        truth.marked |= {mark.version: mark.kind for mark in part.checkpoints}
         self._advance(part)
         for refusal in part.refusals:
             truth.refusals[refusal.client_id, refusal.seq] = refusal.body
@@ -302,6 +311,10 @@ class Witness:
         truth.bodies[commit.version] = commit.body
         self.states[truth.epoch, truth.version] = truth.encoded
         seen = sent.base if sent.epoch == truth.epoch else min(sent.base, truth.epoch_version)
+        truth.history[truth.version] = truth.encoded
+        if any(op["op"] == "restore" for op in sent.ops):
+            self._restored(sent, logged)
+            seen = commit.version - 1
         truth.entries[commit.version] = entry = _Entry(sent, seen)
         before, truth.marks = truth.marks, marks(truth.encoded.decode())
         dropped = before - truth.marks
@@ -327,6 +340,26 @@ class Witness:
         truth.committed.add(key)
         self.ever_committed.add(key)
         self.count("changes")
+
+    def _restored(self, sent: Sent, logged: _Logged) -> None:
+        """A restore makes the state that of then, and what it sets back is marked."""
+        truth = self.truth
+        if logged.type != "session_restored" or logged.from_version != logged.version - 1:
+            raise Broken("RE1 restores say so", f"{logged} is what {sent.ops} became")
+        if truth.encoded != truth.history.get(logged.to_version):
+            raise Broken(
+                "RE1 the state of then",
+                f"{truth.encoded!r} at {logged.version} is not that of {logged.to_version}:"
+                f" {truth.history.get(logged.to_version)!r}",
+            )
+        (op,) = sent.ops
+        if op.get("version", logged.to_version) != logged.to_version:
+            raise Broken("RE1 the state of then", f"{op} went to {logged.to_version}")
+        if "checkpoint_id" in op and logged.to_version not in truth.marked:
+            raise Broken("RE1 the state of then", f"no mark is on {logged.to_version}")
+        if truth.marked.get(logged.from_version) is None:
+            raise Broken("RE2 what is set back is marked", f"{logged.from_version} is not")
+        self.count("restored")
 
     def _twice(self, sent: Sent, key: tuple[str, int, int]) -> None:
         """A change takes effect once, under whatever name it is sent."""

@@ -102,6 +102,7 @@ class World:
         """After a backup was put back: who has seen most, and has to come first."""
         self._acts: Mapping[str, Callable[[Step, Random], None]] = {
             "change": self._change,
+            "restore": self._go_back,
             "session ended": self._end_session,
             "device killed": self._kill_device,
             "device comes back as it once was": self._put_back,
@@ -217,6 +218,18 @@ class World:
         if device.running and device.peer.look().shown is not None:
             self._meet("session ended")
             self._make(device, [{"op": "end"}], set(), None)
+
+    def _go_back(self, step: Step, chance: Random) -> None:
+        """A user wants the state that was, or undoes that; sometimes one that never was."""
+        device = self.devices[step.who]
+        if not device.running or device.peer.look().shown is None:
+            return
+        version = device.peer.view.version or 0
+        to: dict[str, Any] = {"version": chance.randrange(version + 2)}
+        if chance.random() < 0.3:
+            to = {"checkpoint_id": "latest"}
+        self._meet("restore")
+        self._make(device, [{"op": "restore", **to}], set(), None)
 
     # Devices
 
