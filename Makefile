@@ -24,10 +24,13 @@ sources = $(shell find $(1) -type d \( -name node_modules -o -name dist \) -prun
 CLIENT := packages/client
 REACT  := packages/react
 PAGE   := examples/gap_resolution
+INSPECTOR := packages/inspector
+INSPECTOR_PAGES := src/reattach/server/inspector/pages
 # A package is built as soon as it is there.
 BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(REACT)/package.json),$(REACT)/dist/index.js) \
-          $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html)
+          $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html) \
+          $(if $(wildcard $(INSPECTOR)/package.json),$(INSPECTOR_PAGES)/index.html)
 
 .PHONY: help install run run-full test test-full test-browsers simulate soak storm history lint size format types reference wheel pins lock clean
 .DELETE_ON_ERROR:
@@ -125,7 +128,7 @@ lock: .venv/.installed ## package-lock.json after a change in a package.json
 
 clean: ## removes what was installed and built; keeps var/, where the data is
 	rm -rf .venv node_modules .cache dist .hypothesis packages/*/dist packages/*/node_modules \
-	    examples/*/pages examples/*/web/node_modules
+	    examples/*/pages examples/*/web/node_modules $(INSPECTOR_PAGES)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -146,6 +149,10 @@ $(CLIENT)/dist/index.js: node_modules/.installed tsconfig.base.json $(call sourc
 
 $(REACT)/dist/index.js: $(CLIENT)/dist/index.js $(call sources,$(REACT))
 	$(NPM) run build --workspace $(REACT)
+	touch $@
+
+$(INSPECTOR_PAGES)/index.html: node_modules/.installed tsconfig.base.json $(call sources,$(INSPECTOR))
+	$(NPM) run build --workspace $(INSPECTOR)
 	touch $@
 
 $(PAGE)/pages/index.html: $(CLIENT)/dist/index.js $(REACT)/dist/index.js $(call sources,$(PAGE)/web)

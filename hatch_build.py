@@ -8,6 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 EXAMPLES = ("gap_resolution",)
+INSPECTOR = "src/reattach/server/inspector/pages"
 # The page's source, and what running and building leave behind.
 LEFT_OUT = {"web", "node_modules", "__pycache__"}
 
@@ -19,16 +20,21 @@ class CustomBuildHook(BuildHookInterface[Any]):
         """Called by hatchling before it builds; an editable install uses the checkout itself."""
         if self.target_name != "wheel" or version == "editable":
             return
+        if not Path(self.root, INSPECTOR, "index.html").is_file():
+            raise _not_built(INSPECTOR)
         for name in EXAMPLES:
             folder = Path(self.root, "examples", name)
             if not (folder / "pages" / "index.html").is_file():
-                message = (
-                    f"examples/{name}/pages is not built, and a wheel without its pages would be "
-                    "broken for its user: run `make wheel`, which builds them first"
-                )
-                raise FileNotFoundError(message)
+                raise _not_built(f"examples/{name}/pages")
             for file in sorted(folder.rglob("*")):
                 inside = file.relative_to(folder)
                 if file.is_file() and not LEFT_OUT.intersection(inside.parts):
                     target = Path("reattach", "examples", name, inside)
                     build_data["force_include"][str(file)] = target.as_posix()
+
+
+def _not_built(pages: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{pages} is not built, and a wheel without its pages would be broken for its user: run"
+        " `make wheel`, which builds them first"
+    )

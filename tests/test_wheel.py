@@ -40,6 +40,10 @@ def test_the_wheel_carries_the_built_pages(wheel: Path) -> None:
     }
     assert "index.html" in built
     assert carried == built
+    inspector = ROOT / "src" / "reattach" / "server" / "inspector" / "pages"
+    parts = {page.relative_to(ROOT / "src").as_posix() for page in inspector.rglob("*.*")}
+    assert len(parts) >= 4
+    assert parts <= set(names)
     assert f"{EXAMPLE}/app.py" in names
     assert "reattach/py.typed" in names
     assert len(names) == len(set(names))

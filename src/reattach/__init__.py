@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from reattach.runtime.access import User
     from reattach.schema import SessionModel
     from reattach.server.app import Reattach
+    from reattach.server.inspector.access import Inspector
     from reattach.sessions import Commit, Sessions, Snapshot
     from reattach.settings import Settings
 
 __all__ = [
     "ChangeRefused",
     "Commit",
+    "Inspector",
     "NotAuthenticated",
     "Reattach",
     "ReattachError",
@@ -29,6 +31,7 @@ __all__ = [
 _HOMES = {
     "ChangeRefused": "reattach.errors",
     "Commit": "reattach.sessions",
+    "Inspector": "reattach.server.inspector.access",
     "NotAuthenticated": "reattach.errors",
     "Reattach": "reattach.server.app",
     "ReattachError": "reattach.errors",

@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     public_metrics: bool = False
     """Whether ``/metrics`` is answered to others than this machine, too."""
 
+    inspector: Literal["off", "read", "write"] = "off"
+    """Whether there is a page at ``/inspector`` that shows every session: not, to look, or to
+    restore and the like, too."""
+    inspector_token: SecretStr | None = None
+    """What lets in whoever opens the inspector: at least 32 bytes. Without it this machine is let
+    in, unless the application has an ``inspect``."""
+
     heartbeat_interval_ms: int = _DEFAULT.heartbeat_interval_ms
     """Silence after which a sign of life is sent, either way."""
     heartbeat_timeout_ms: int = _DEFAULT.heartbeat_timeout_ms

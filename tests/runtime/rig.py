@@ -24,6 +24,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     CredentialRecord,
     Decision,
@@ -301,6 +302,21 @@ class FaultyStore:
 
     async def saved_versions(self, session_id: str) -> Sequence[int]:
         return await self._call("saved_versions", lambda: self.inner.saved_versions(session_id))
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        return await self._call(
+            "commit_slots", lambda: self.inner.commit_slots(session_id, first, last, width)
+        )
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        return await self._call("session_clients", lambda: self.inner.session_clients(session_id))
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        return await self._call(
+            "session_refusals", lambda: self.inner.session_refusals(session_id, after, limit)
+        )
 
     async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
         return await self._call("log_times", lambda: self.inner.log_times(session_id, limit))

@@ -191,6 +191,33 @@ ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
     ("WS", "/ws/session/{session_id}"): (None, {}),  # frame by frame, below
 }
 
+INSPECTED = "/inspector/api/sessions/{session_id}"
+# There is none of them unless there is to be an inspector, whose rule knows no users:
+# tests/server/test_inspector.py.
+INSPECTOR: dict[tuple[str, str], Body | None] = {
+    ("GET", "/inspector"): None,
+    ("GET", "/inspector/"): None,
+    ("GET", "/inspector/favicon.svg"): None,
+    ("GET", "/inspector/assets/{name}"): None,
+    ("GET", "/inspector/api/me"): None,
+    ("GET", "/inspector/api/nodes"): None,
+    ("GET", "/inspector/api/sessions"): None,
+    ("GET", INSPECTED): None,
+    ("GET", f"{INSPECTED}/state"): None,
+    ("GET", f"{INSPECTED}/timeline"): None,
+    ("GET", f"{INSPECTED}/commits"): None,
+    ("GET", f"{INSPECTED}/commits/{{version}}"): None,
+    ("GET", f"{INSPECTED}/checkpoints"): None,
+    ("GET", f"{INSPECTED}/conflicts"): None,
+    ("GET", f"{INSPECTED}/refusals"): None,
+    ("GET", f"{INSPECTED}/activity"): None,
+    ("GET", f"{INSPECTED}/stands"): None,
+    ("GET", f"{INSPECTED}/export"): None,
+    ("POST", f"{INSPECTED}/restore"): (JSON, {"version": 0}),
+    ("POST", f"{INSPECTED}/fork"): (JSON, {"version": 0}),
+    ("POST", f"{INSPECTED}/checkpoints"): (JSON, {"name": "n"}),
+}
+
 WELCOMED = row("4401", stranger="4404", viewer="", editor="", owner="")
 """How a connection is closed at its hello; nothing: it is welcomed."""
 
@@ -237,7 +264,7 @@ def test_every_route_has_a_row(tmp_path: Path) -> None:
     reattach = Reattach(database=f"sqlite:///{tmp_path / 'none.db'}")
     found = list(routes_of(reattach.app.router))
     assert len(found) == len(set(found))
-    assert set(found) == set(ROUTES), "say in ROUTES what each may do with it"
+    assert set(found) == {*ROUTES, *INSPECTOR}, "say in ROUTES what each may do with it"
 
 
 def test_every_frame_has_a_row() -> None:
@@ -397,6 +424,16 @@ async def test_routes(reattach: Reattach, route: tuple[str, str]) -> None:
         found[who] = told + ("!" if changed else "")
         wanted[who] = answer
     assert found == wanted
+
+
+async def test_there_is_no_inspector_unless_there_is_to_be_one(reattach: Reattach) -> None:
+    """Not for the owner of the session either."""
+    case = await Case(reattach, "owner").prepare()
+    before = await case.stands()
+    for (method, template), body in INSPECTOR.items():
+        found = await ask(reattach, method, case.fill(template), case.token, body)
+        assert found == "404 not_found", template
+    assert await case.stands() == before
 
 
 # Every frame

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -30,6 +30,9 @@ from reattach.schema import ModelSchema, SessionModel
 from reattach.server import problems, ws
 from reattach.server.auth import Auth, Authenticate, nobody
 from reattach.server.cors import Cors
+from reattach.server.inspector.access import Inspect, Inspecting, by_settings
+from reattach.server.inspector.nodes import Peers
+from reattach.server.inspector.routes import inspector_routes
 from reattach.server.metrics import Crew, exposition
 from reattach.server.routes import routes
 from reattach.server.tokens import Tokens
@@ -68,7 +71,7 @@ class Reattach:
     raises what is wrong, such as `DatabaseHeld`, and may be tried again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that an application may say, each by its name
         self,
         *,
         database: str | None = None,
@@ -79,6 +82,7 @@ class Reattach:
         store: Store | None = None,
         clock: Clock | None = None,
         lifespan: Lifespan | None = None,
+        inspect: Inspect | None = None,
     ) -> None:
         """Describe the server; nothing is opened yet.
 
@@ -89,7 +93,9 @@ class Reattach:
         ``authorize`` says what a user may do with a session, beside its members
         (`reattach.runtime.access`). ``lifespan(reattach)`` is entered when sessions are at hand and
         left before they are closed. ``schemas`` are the models of what sessions may hold
-        (`reattach.schema`), which clients name when they create one.
+        (`reattach.schema`), which clients name when they create one. ``inspect`` says who may look
+        at everybody's sessions at ``/inspector``, which there is only with it or by
+        ``Settings.inspector``.
         """
         self.settings = Settings() if settings is None else settings
         self.schemas = tuple(ModelSchema(model) for model in schemas)
@@ -101,6 +107,10 @@ class Reattach:
             self.use_tokens()
         if self.settings.anonymous:
             self.allow_anonymous()
+        self.inspecting = None if inspect is None else Inspecting(inspect)
+        """Who inspects; None: there is no inspector."""
+        if self.settings.inspector != "off":
+            self.use_inspector(self.settings.inspector)
         self.sessions = Sessions(self.running)
         self._store = store
         self.lifespan = lifespan
@@ -124,6 +134,7 @@ class Reattach:
         problems.install(self.app)
         self.app.add_middleware(Cors, lambda: self.auth)
         self.app.include_router(routes(self))
+        self.app.include_router(inspector_routes(self))
         self.app.router.routes.append(
             WebSocketRoute("/ws/session/{session_id}", partial(ws.endpoint, self))
         )
@@ -209,6 +220,15 @@ class Reattach:
             self.authenticate = nobody
             self.auth = Auth(nobody, self._holder, self.auth.allowed_origins)
 
+    def use_inspector(self, mode: Literal["read", "write"]) -> None:
+        """Have a page at ``/inspector``, to look or to write, too (``--inspector``).
+
+        An ``inspect`` of the application's goes before it. Raises `BadSetting` for a token that
+        could be guessed.
+        """
+        if self.inspecting is None:
+            self.inspecting = by_settings(self.settings, mode)
+
     def allow_origins(self, origins: Sequence[str]) -> None:
         """Let pages of these origins use the server, too; raises `BadSetting`."""
         try:
@@ -226,6 +246,13 @@ class Reattach:
         if self._life is None or self._life.registry is None:
             raise Unavailable("the server does not run: start it, or come back")
         return self._life.registry
+
+    @property
+    def peers(self) -> Peers:
+        """The nodes, as an inspector sees them; raises `Unavailable` while it does not run."""
+        if self._life is None or self._life.peers is None:
+            raise Unavailable("the server does not run: start it, or come back")
+        return self._life.peers
 
     async def running(self) -> Registry:
         """Return the open sessions; starts the server on its first use."""
@@ -318,6 +345,8 @@ class _Life:
     def __init__(self, reattach: Reattach, registry: Registry) -> None:
         self.registry: Registry | None = None
         """The open sessions, while they are at hand."""
+        self.peers: Peers | None = None
+        """This node among others, where there is an inspector."""
         self._loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = self._loop.create_future()
         self._end = asyncio.Event()
@@ -354,6 +383,10 @@ class _Life:
                 await registry.start()
                 stack.push_async_callback(self._stop, registry, reattach.settings)
                 self.registry = registry
+                if reattach.inspecting is not None:
+                    self.peers = Peers(registry, reattach.metrics)
+                    self.peers.start()
+                    stack.callback(self.peers.stop)
                 if reattach.crew is not None:
                     stack.push_async_callback(reattach.crew.close)
                     await reattach.crew.open(partial(exposition, registry))

@@ -27,6 +27,7 @@ __all__ = [
     "Holder",
     "bearer",
     "came_from",
+    "check_cookie",
     "is_from_here",
     "nobody",
 ]
@@ -85,7 +86,7 @@ class Auth:
         if is_anonymous(user.id):
             raise NotAuthenticated("expected a user id that is none of those who did not sign in")
         if token is None:
-            _check_cookie(connection)
+            check_cookie(connection)
         return user
 
     def check_host_and_origin(self, connection: HTTPConnection) -> None:
@@ -124,7 +125,7 @@ def bearer(connection: HTTPConnection) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def _check_cookie(connection: HTTPConnection) -> None:
+def check_cookie(connection: HTTPConnection) -> None:
     """Raise `Forbidden` where a browser's cookie comes along, and nothing says from which page.
 
     Browsers add cookies to what any site has them send. They name its origin with all but reads,

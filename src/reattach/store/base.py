@@ -39,6 +39,7 @@ __all__ = [
     "ClientAdvance",
     "ClientRecord",
     "CommitRecord",
+    "CommitSlot",
     "Compaction",
     "ConflictRecord",
     "CredentialRecord",
@@ -386,6 +387,31 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     schema_name: str | None = None
     active_since: int | None = None
     """Its last activity was then or later, ms since 1970."""
+    active_until: int | None = None
+    """It was then or before."""
+    text: str | None = None
+    """How its id or its owner's begins, or the whole id of a member."""
+    within: Sequence[str] | None = None
+    """It is one of these ids."""
+    without: Sequence[str] | None = None
+    """It is none of these."""
+
+
+class CommitSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """What one client committed in one part of a session's log: how often, and how many bytes.
+
+    ``slot`` counts the parts, each of the same number of versions; versions and times are the
+    least and the greatest. ``client_id`` None is the server.
+    """
+
+    slot: int
+    client_id: str | None
+    commits: int
+    bytes: int
+    first_version: int
+    last_version: int
+    first_at: int
+    last_at: int
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -488,6 +514,20 @@ class Store(Protocol):
 
         Stops after the row with which the bodies weigh more than ``max_bytes``.
         """
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        """Count the commits with ``first <= version <= last``, in slots of ``width`` versions.
+
+        By slot and client.
+        """
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        """Read all clients of a session, by id."""
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the refusals of all clients of a session as `RefusalRecord`, newest change first."""
 
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         """Read a client's record."""

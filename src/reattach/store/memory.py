@@ -20,6 +20,7 @@ from reattach.store.base import (
     Claim,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     ConflictRecord,
     CredentialRecord,
@@ -46,6 +47,8 @@ from reattach.store.shared import (
     entry_mark,
     place_after,
     place_mark,
+    refusal_after,
+    refusal_mark,
     wall_clock,
     weight_of,
 )
@@ -374,11 +377,7 @@ class MemoryStore:
             (
                 session.row
                 for session in self._sessions.values()
-                if _session_place(session.row) < place
-                and session.row.session_id.startswith(search.begins)
-                and search.user_id in {None, session.row.user_id, *session.members}
-                and search.schema_name in {None, session.row.schema_name}
-                and session.row.last_activity >= (search.active_since or 0)
+                if _session_place(session.row) < place and _is_meant(session, search)
             ),
             key=_session_place,
             reverse=True,
@@ -422,6 +421,50 @@ class MemoryStore:
             found.append(commit)
             weight += len(commit.body)
         return found
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        """Count commits in slots, by slot and client."""
+        slots: dict[tuple[int, str], list[CommitRecord]] = {}
+        for commit in await self.log(session_id, first=first, last=last):
+            place = (commit.version - first) // width, commit.client_id or ""
+            slots.setdefault(place, []).append(commit)
+        return [
+            CommitSlot(
+                slot=slot,
+                client_id=client_id or None,
+                commits=len(found),
+                bytes=sum(len(one.body) for one in found),
+                first_version=found[0].version,
+                last_version=found[-1].version,
+                first_at=min(one.at for one in found),
+                last_at=max(one.at for one in found),
+            )
+            for (slot, client_id), found in sorted(slots.items())
+        ]
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        """Read all clients of a session, by id."""
+        await self.check()
+        session = self._sessions.get(session_id)
+        return [] if session is None else [one for _, one in sorted(session.clients.items())]
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the refusals of all clients of a session, newest change first."""
+        await self.check()
+        place, session = refusal_after(after), self._sessions.get(session_id)
+        found = sorted(
+            (
+                one
+                for one in ({} if session is None else session.refusals).values()
+                if _refusal_place(one) < place
+            ),
+            key=_refusal_place,
+            reverse=True,
+        )
+        following = refusal_mark(found[limit - 1]) if len(found) > limit else None
+        return Page(items=found[:limit], next=following)
 
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         """Read a client's record."""
@@ -720,6 +763,25 @@ def _key(record: IdempotencyRecord) -> _Key:
 
 def _session_place(row: SessionRecord) -> tuple[int, str]:
     return row.last_activity, row.session_id
+
+
+def _refusal_place(refusal: RefusalRecord) -> tuple[int, str, int]:
+    return refusal.client_at, refusal.client_id, refusal.seq
+
+
+def _is_meant(session: _Session, search: Search) -> bool:
+    row = session.row
+    text = search.text or ""
+    return (
+        (row.session_id.startswith(text) or row.user_id.startswith(text) or text in session.members)
+        and row.session_id.startswith(search.begins)
+        and search.user_id in {None, row.user_id, *session.members}
+        and search.schema_name in {None, row.schema_name}
+        and row.last_activity >= (search.active_since or 0)
+        and (search.active_until is None or row.last_activity <= search.active_until)
+        and (search.within is None or row.session_id in search.within)
+        and (search.without is None or row.session_id not in search.without)
+    )
 
 
 def _conflict_place(conflict: ConflictRecord) -> tuple[int, str]:

@@ -14,8 +14,10 @@ from reattach.store.base import (
     Append,
     CheckpointRecord,
     CommitRecord,
+    CommitSlot,
     ConflictRecord,
     Loaded,
+    RefusalRecord,
     Tombstone,
 )
 
@@ -31,10 +33,14 @@ __all__ = [
     "lease_value",
     "place_after",
     "place_mark",
+    "refusal_after",
+    "refusal_mark",
+    "text_range",
     "to_checkpoint",
     "to_commit",
     "to_conflict",
     "to_number",
+    "to_slot",
     "to_tombstone",
     "wall_clock",
     "weight_of",
@@ -134,6 +140,25 @@ def place_after(mark: str | None) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def refusal_mark(refusal: RefusalRecord) -> str:
+    """Make the mark of a refusal's place among those of all clients, newest change first."""
+    return place_mark(refusal.client_at, f"{refusal.client_id}.{refusal.seq}")
+
+
+def refusal_after(mark: str | None) -> tuple[int, str, int]:
+    """Read what `refusal_mark` made, as time, client and number. Raises `BadRequest`."""
+    at, name = place_after(mark)
+    client_id, _, seq = name.rpartition(".")
+    if mark is not None and (_ENTRY.fullmatch(seq) is None or not client_id):
+        raise _bad_mark(mark)
+    return at, client_id, int(seq or 0)
+
+
+def text_range(text: str | None) -> tuple[str, str]:
+    """Return between which two texts all lie that begin with this one, the end not included."""
+    return text or "", f"{text or ''}\U0010ffff"
+
+
 def entry_mark(entry: int) -> str:
     """Make the mark of a place in a list that is sorted by its running number."""
     return str(entry)
@@ -177,6 +202,20 @@ def to_commit(row: Sequence[Any]) -> CommitRecord:
         client_id=row[4],
         seq=row[5],
         client_at=row[6],
+    )
+
+
+def to_slot(row: Sequence[Any]) -> CommitSlot:
+    """Make what was counted of a part of a log of its row."""
+    return CommitSlot(
+        slot=row[0],
+        client_id=row[1],
+        commits=row[2],
+        bytes=row[3],
+        first_version=row[4],
+        last_version=row[5],
+        first_at=row[6],
+        last_at=row[7],
     )
 
 

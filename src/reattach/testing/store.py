@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from reattach.store.base import (
     ClientAdvance,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     ConflictRecord,
     CredentialRecord,
@@ -72,6 +74,7 @@ EPOCH = "epoch-1"
 USER = "ann"
 AWKWARD = (b"", b"\x00", b"a\x00b\xff\xfe", '{"k":"\u0000\U0001f600"}'.encode(), bytes(range(256)))
 MIB = bytes(range(256)) * 4096
+AWKWARD_USER = "user\u0000\U0001f600 \uffff%"
 
 
 # --- What the tests write: plain records, each with what a test does not care about filled in -----
@@ -1045,6 +1048,90 @@ class StoreSuite:
         ]
         assert await store.sessions("nobody", None, 10) == Page(items=[], next=None)
 
+    async def test_search_by_name_and_time(self, store: Store) -> None:
+        """All users' sessions come newest activity first, by whatever they are looked for."""
+        ages = {"a1": 3, "a2": 1, "b1": 4, "b2": 1, "c": 5}
+        for name, age in ages.items():
+            fields: dict[str, Any] = {"user_id": f"user {name[0]}", "last_activity": T0 + age}
+            if name == "c":
+                fields |= {"user_id": AWKWARD_USER, "schema_name": "form", "schema_version": 1}
+            await store.append([creation(name, **fields)])
+        member = MemberRecord(user_id=AWKWARD_USER, role="viewer")
+        fields = {"user_id": "user a", "last_activity": T0 + 1, "access_version": 1}
+        await store.append([change("a2", 0, count=0, members=[member], after=fields)])
+
+        async def found(**fields: Any) -> list[str]:
+            whole = [
+                one.session_id for one in (await store.search(Search(**fields), None, 9)).items
+            ]
+            for limit in (1, 2):
+                some = await pages(partial(store.search, Search(**fields)), limit=limit)
+                assert [one.session_id for page in some for one in page] == whole
+                assert all(len(page) == limit for page in some[:-1])
+            return whole
+
+        assert await found() == ["c", "b1", "a1", "b2", "a2"]
+        assert await found(text="a") == ["a1", "a2"]
+        assert await found(text="user b") == ["b1", "b2"]
+        assert await found(text=AWKWARD_USER) == ["c", "a2"]
+        assert await found(text=AWKWARD_USER, schema_name="form") == ["c"]
+        assert await found(text="User") == []
+        assert await found(text="%") == []
+        assert await found(active_since=T0 + 3) == ["c", "b1", "a1"]
+        assert await found(active_since=T0 + 1, active_until=T0 + 3) == ["a1", "b2", "a2"]
+        assert await found(schema_name="none") == []
+        assert await found(within=["a1", "c", "no such"]) == ["c", "a1"]
+        assert await found(within=[]) == []
+        assert await found(without=["c", "b2"], text="user") == ["b1", "a1", "a2"]
+
+    async def test_commit_slots(self, store: Store) -> None:
+        """Commits are counted by slot and client, the server's own among them."""
+        commits = [commit(n, client_id=who) for n, who in enumerate("abba", start=1)]
+        commits.append(commit(5, client_id=None))
+        steps = [advance(0, 4, client_id=who) for who in "ab"]
+        await store.append([creation("s1")])
+        part = change("s1", 0, commits=commits, clients=steps, after={"version": 5})
+        assert list(await store.append([part])) == [OK]
+
+        def slot(number: int, who: str | None, *versions: int) -> CommitSlot:
+            first, last = versions[0], versions[-1]
+            return CommitSlot(
+                slot=number,
+                client_id=who,
+                commits=len(versions),
+                bytes=sum(len(commits[n - 1].body) for n in versions),
+                first_version=first,
+                last_version=last,
+                first_at=T0 + first,
+                last_at=T0 + last,
+            )
+
+        assert list(await store.commit_slots("s1", 1, 5, 2)) == [
+            *(slot(0, "a", 1), slot(0, "b", 2), slot(1, "a", 4), slot(1, "b", 3), slot(2, None, 5))
+        ]
+        assert list(await store.commit_slots("s1", 2, 4, 9)) == [
+            slot(0, "a", 4),
+            slot(0, "b", 2, 3),
+        ]
+        assert list(await store.commit_slots("s2", 1, 5, 2)) == []
+        assert [one.client_id for one in await store.session_clients("s1")] == ["a", "b"]
+        assert list(await store.session_clients("s2")) == []
+
+    async def test_refusals_of_all_clients(self, store: Store) -> None:
+        """They come newest change first, page by page."""
+        theirs = [refusal(n, client_id=who) for n in (1, 2) for who in ("c.1", "b")]
+        steps = [advance(0, 2, client_id=who) for who in ("c.1", "b")]
+        await store.append([creation("s1")])
+        await store.append([change("s1", 0, count=0, refusals=theirs, clients=steps)])
+        for limit in (1, 3, 4, 9):
+            found = await pages(store.session_refusals, "s1", limit=limit)
+            assert [one for page in found for one in page] == theirs
+            assert len(found[0]) == min(limit, 4)
+        assert await store.session_refusals("s2", None, 9) == Page(items=[], next=None)
+        for mark in ("", "1", "1.b", "1.b.x", "1..1"):
+            with pytest.raises(BadRequest):
+                await store.session_refusals("s1", mark, 9)
+
     async def test_versions(self, store: Store) -> None:
         """Where sessions stand is read for all at once; what is not there is left out."""
         await store.append([creation(name) for name in ("s1", "s2", "gone", "other")])
@@ -1333,6 +1420,8 @@ class StoreSuite:
         """A mark that no page gave is a bad request, never a wrong page."""
         with pytest.raises(BadRequest):
             await store.sessions(USER, mark, 10)
+        with pytest.raises(BadRequest):
+            await store.search(Search(), mark, 10)
         with pytest.raises(BadRequest):
             await store.conflicts("s1", None, mark, 10)
         if mark != "1":

@@ -22,6 +22,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     CredentialRecord,
     Decision,
@@ -74,9 +75,13 @@ from reattach.store.shared import (
     lease_value,
     place_after,
     place_mark,
+    refusal_after,
+    refusal_mark,
+    text_range,
     to_commit,
     to_conflict,
     to_number,
+    to_slot,
     to_tombstone,
     wall_clock,
 )
@@ -271,12 +276,18 @@ class PostgresStore:
     async def search(self, search: Search, after: str | None, limit: int) -> Page:
         """List the sessions of all users that are looked for."""
         at, name = place_after(after)
-        user_id = None if search.user_id is None else text(search.user_id)
-        schema = None if search.schema_name is None else text(search.schema_name)
-        since = to_number(search.active_since or 0)
-        wanted = (text(search.begins), user_id, schema, since)
-        rows = await self._all(sql.SEARCH_SESSIONS, at, text(name), *wanted, limit + 1)
-        return _page(rows, limit)
+        until = MAX_INTEGER if search.active_until is None else to_number(search.active_until)
+        asked = [
+            *(at, text(name), to_number(search.active_since or 0), until),
+            *(text(search.begins), text(search.user_id), text(search.schema_name)),
+            None if search.within is None else list(search.within),
+            None if search.without is None else list(search.without),
+            limit + 1,
+        ]
+        if search.text is None:
+            return _page(await self._all(sql.SEARCH_SESSIONS, *asked), limit)
+        named = map(text, text_range(search.text))
+        return _page(await self._all(sql.SEARCH_SESSIONS_BY_NAME, *asked, *named), limit)
 
     async def renew_epochs(self, epoch: str) -> int:
         """Begin another epoch in every session."""
@@ -312,6 +323,26 @@ class PostgresStore:
         else:
             rows = await self._all(sql.READ_LOG_BY_WEIGHT, *bounds, to_number(max_bytes))
         return [to_commit(row) for row in rows]
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        """Count commits in slots, by slot and client."""
+        asked = to_number(first), width, text(session_id), to_number(last)
+        return [to_slot(row) for row in await self._all(sql.COUNT_COMMITS, *asked)]
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        """Read all clients of a session, by id."""
+        return [to_client(row) for row in await self._all(sql.ALL_CLIENTS, text(session_id))]
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the refusals of all clients of a session, newest change first."""
+        at, client_id, seq = refusal_after(after)
+        place = text(session_id), at, text(client_id), seq
+        rows = await self._all(sql.LIST_REFUSALS, *place, limit + 1)
+        items = [to_refusal(row) for row in rows[:limit]]
+        following = refusal_mark(items[-1]) if len(rows) > limit else None
+        return Page(items=items, next=following)
 
     async def client(self, session_id: str, client_id: str) -> ClientRecord | None:
         """Read a client's record."""

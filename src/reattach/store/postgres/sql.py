@@ -641,21 +641,45 @@ LIST_SESSIONS: Final = """
 ORDER BY last_activity DESC, session_id DESC LIMIT $4
 """
 
-SEARCH_SESSIONS: Final = """
+_SEARCH = """
 SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
     schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
 FROM sessions
-WHERE (last_activity, session_id) < ($1, $2)
-    AND session_id >= $3 AND session_id < $3::text || chr(127)
-    AND ($4::text IS NULL OR user_id = $4
-        OR session_id IN (SELECT session_id FROM members WHERE user_id = $4))
-    AND ($5::text IS NULL OR schema_name = $5)
-    AND last_activity >= $6
-ORDER BY last_activity DESC, session_id DESC LIMIT $7
+WHERE (last_activity, session_id) < ($1, $2) AND last_activity BETWEEN $3 AND $4
+    AND session_id >= $5 AND session_id < $5::text || chr(127)
+    AND ($6::text IS NULL OR user_id = $6
+        OR session_id IN (SELECT session_id FROM members WHERE user_id = $6))
+    AND ($7::text IS NULL OR schema_name = $7)
+    AND ($8::text[] IS NULL OR session_id = ANY ($8))
+    AND ($9::text[] IS NULL OR session_id <> ALL ($9)){named}
+ORDER BY last_activity DESC, session_id DESC LIMIT $10
 """
 """Ids are of ASCII's visible characters alone."""
 
+_NAMED = """
+    AND session_id IN (
+        SELECT session_id FROM sessions WHERE session_id >= $11 AND session_id < $12
+        UNION SELECT session_id FROM sessions WHERE user_id >= $11 AND user_id < $12
+        UNION SELECT session_id FROM members WHERE user_id = $11
+    )"""
+
+SEARCH_SESSIONS: Final = _SEARCH.format(named="")
+SEARCH_SESSIONS_BY_NAME: Final = _SEARCH.format(named=_NAMED)
+
 RENEW_EPOCHS: Final = "UPDATE sessions SET epoch = $1, epoch_version = version"
+
+COUNT_COMMITS: Final = """
+SELECT (version - $1) / $2 AS slot, client_id, count(*), sum(length(body))::bigint, min(version),
+    max(version), min(at), max(at)
+FROM commits WHERE session_id = $3 AND version BETWEEN $1 AND $4
+GROUP BY slot, client_id ORDER BY slot, coalesce(client_id, '')
+"""
+
+LIST_REFUSALS: Final = """
+SELECT client_id, seq, client_at, body FROM refusals
+WHERE session_id = $1 AND (client_at, client_id, seq) < ($2, $3, $4)
+ORDER BY client_at DESC, client_id DESC, seq DESC LIMIT $5
+"""
 
 DUE_REACTIONS: Final = """
 SELECT session_id, name FROM reactions

@@ -28,6 +28,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     CredentialRecord,
     Decision,
@@ -54,15 +55,21 @@ from reattach.store.shared import (
     lease_value,
     place_after,
     place_mark,
+    refusal_after,
+    refusal_mark,
+    text_range,
     to_checkpoint,
     to_commit,
     to_conflict,
     to_number,
+    to_slot,
     wall_clock,
 )
 from reattach.store.sqlite import sql
 from reattach.store.sqlite.file import File, closed, held
 from reattach.store.sqlite.rows import (
+    read_all_clients,
+    read_all_refusals,
     read_checkpoint,
     read_client,
     read_credentials,
@@ -200,12 +207,24 @@ class SQLiteStore:
 
     async def search(self, search: Search, after: str | None, limit: int) -> Page:
         """List the sessions of all users that are looked for."""
-        wanted = (search.begins, search.user_id, search.schema_name)
-        since = to_number(search.active_since or 0)
-        asked = (*place_after(after), *wanted, since, limit + 1)
-        return await self._read(
-            lambda db: _page(db.execute(sql.SEARCH_SESSIONS, asked).fetchall(), limit)
-        )
+        (at, name), (begin, end) = place_after(after), text_range(search.text)
+        until = search.active_until
+        statement = sql.SEARCH_SESSIONS if search.text is None else sql.SEARCH_SESSIONS_BY_NAME
+        asked = {
+            "at": at,
+            "name": name,
+            "since": to_number(search.active_since or 0),
+            "until": MAX_INTEGER if until is None else to_number(until),
+            "begins": search.begins,
+            "user": search.user_id,
+            "schema": search.schema_name,
+            "within": None if search.within is None else json.dumps(list(search.within)),
+            "without": None if search.without is None else json.dumps(list(search.without)),
+            "text": begin,
+            "end": end,
+            "limit": limit + 1,
+        }
+        return await self._read(lambda db: _page(db.execute(statement, asked).fetchall(), limit))
 
     async def renew_epochs(self, epoch: str) -> int:
         """Begin another epoch in every session."""
@@ -232,6 +251,30 @@ class SQLiteStore:
                 rows = db.execute(sql.READ_CLIENT_LOG, (*bounds, client_id, at_most))
             with closing(rows):
                 return weighed(map(to_commit, rows), max_bytes)
+
+        return await self._read(read)
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        """Count commits in slots, by slot and client."""
+        asked = (to_number(first), width, session_id, to_number(last))
+        return await self._read(
+            lambda db: [to_slot(row) for row in db.execute(sql.COUNT_COMMITS, asked)]
+        )
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        """Read all clients of a session, by id."""
+        return await self._read(lambda db: read_all_clients(db, session_id))
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the refusals of all clients of a session, newest change first."""
+        place = refusal_after(after)
+
+        def read(db: sqlite3.Connection) -> Page:
+            items = read_all_refusals(db, session_id, place, limit + 1)
+            following = refusal_mark(items[limit - 1]) if len(items) > limit else None
+            return Page(items=items[:limit], next=following)
 
         return await self._read(read)
 

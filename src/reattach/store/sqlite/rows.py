@@ -51,6 +51,8 @@ from reattach.store.tables import metadata
 __all__ = [
     "compact",
     "ddl",
+    "read_all_clients",
+    "read_all_refusals",
     "read_checkpoint",
     "read_client",
     "read_credentials",
@@ -428,6 +430,22 @@ def read_refusals(
     ]
 
 
+def read_all_refusals(
+    db: sqlite3.Connection, session_id: str, place: tuple[int, str, int], limit: int
+) -> list[RefusalRecord]:
+    return [
+        RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
+        for row in db.execute(sql.LIST_REFUSALS, (session_id, *place, limit))
+    ]
+
+
+def read_all_clients(db: sqlite3.Connection, session_id: str) -> list[ClientRecord]:
+    return [
+        ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])
+        for row in db.execute(sql.ALL_CLIENTS, (session_id,))
+    ]
+
+
 def read_client(db: sqlite3.Connection, session_id: str, client_id: str) -> ClientRecord | None:
     row = db.execute(sql.READ_CLIENT, (session_id, client_id)).fetchone()
     if row is None:
@@ -498,10 +516,7 @@ def read_everything(db: sqlite3.Connection, session_id: str) -> Everything | Non
         saved=unpacked(*oldest),
         kept=[unpacked(*row) for row in db.execute(sql.ALL_KEPT_STATES, (session_id, oldest[0]))],
         commits=[to_commit(row) for row in every(sql.ALL_COMMITS)],
-        clients=[
-            ClientRecord(client_id=row[0], user_id=row[1], device_id=row[2], seq=row[3], at=row[4])
-            for row in every(sql.ALL_CLIENTS)
-        ],
+        clients=read_all_clients(db, session_id),
         refusals=[
             RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
             for row in every(sql.ALL_REFUSALS)

@@ -268,21 +268,48 @@ WHERE members.user_id = ?1 AND (members.last_activity, members.session_id) < (?2
 ORDER BY last_activity DESC, session_id DESC LIMIT ?4
 """
 
-SEARCH_SESSIONS: Final = """
+_SEARCH = """
 SELECT session_id, user_id, epoch, epoch_version, version, access_version, schema_name,
     schema_version, created_at, last_activity, is_active, disconnected_at, reconnected_at
 FROM sessions
-WHERE (last_activity, session_id) < (?1, ?2)
-    AND session_id >= ?3 AND session_id < ?3 || char(127)
-    AND (?4 IS NULL OR user_id = ?4
-        OR session_id IN (SELECT session_id FROM members WHERE user_id = ?4))
-    AND (?5 IS NULL OR schema_name = ?5)
-    AND last_activity >= ?6
-ORDER BY last_activity DESC, session_id DESC LIMIT ?7
+WHERE ({by}last_activity, session_id) < (:at, :name)
+    AND {by}last_activity BETWEEN :since AND :until
+    AND session_id >= :begins AND session_id < :begins || char(127)
+    AND (:user IS NULL OR user_id = :user
+        OR session_id IN (SELECT session_id FROM members WHERE user_id = :user))
+    AND (:schema IS NULL OR schema_name = :schema)
+    AND (:within IS NULL OR session_id IN (SELECT value FROM json_each(:within)))
+    AND (:without IS NULL OR session_id NOT IN (SELECT value FROM json_each(:without))){named}
+ORDER BY {by}last_activity DESC, session_id DESC LIMIT :limit
 """
 """Ids are of ASCII's visible characters alone."""
 
+_NAMED = """
+    AND session_id IN (
+        SELECT session_id FROM sessions WHERE session_id >= :text AND session_id < :end
+        UNION SELECT session_id FROM sessions WHERE user_id >= :text AND user_id < :end
+        UNION SELECT session_id FROM members WHERE user_id = :text
+    )"""
+
+SEARCH_SESSIONS: Final = _SEARCH.format(by="", named="")
+
+# Few have the name: they are found by it, and sorted then (``+`` keeps the other index out).
+SEARCH_SESSIONS_BY_NAME: Final = _SEARCH.format(by="+", named=_NAMED)
+
 RENEW_EPOCHS: Final = "UPDATE sessions SET epoch = ?, epoch_version = version"
+
+COUNT_COMMITS: Final = """
+SELECT (version - ?1) / ?2 AS slot, client_id, count(*), sum(length(body)), min(version),
+    max(version), min(at), max(at)
+FROM commits WHERE session_id = ?3 AND version BETWEEN ?1 AND ?4
+GROUP BY slot, client_id ORDER BY slot, coalesce(client_id, '')
+"""
+
+LIST_REFUSALS: Final = """
+SELECT client_id, seq, client_at, body FROM refusals
+WHERE session_id = ? AND (client_at, client_id, seq) < (?, ?, ?)
+ORDER BY client_at DESC, client_id DESC, seq DESC LIMIT ?
+"""
 
 READ_MEMBER: Final = "SELECT role FROM members WHERE session_id = ? AND user_id = ?"
 

@@ -20,6 +20,7 @@ from reattach.store.base import (
     CheckpointRecord,
     ClientRecord,
     CommitRecord,
+    CommitSlot,
     Compaction,
     CredentialRecord,
     Decision,
@@ -351,6 +352,20 @@ class Handle:
     async def saved_versions(self, session_id: str) -> Sequence[int]:
         """Read the versions whose states are saved."""
         return await self._read(lambda rows: rows.saved_versions(session_id))
+
+    async def commit_slots(
+        self, session_id: str, first: int, last: int, width: int
+    ) -> Sequence[CommitSlot]:
+        """Count commits in slots."""
+        return await self._read(lambda rows: rows.commit_slots(session_id, first, last, width))
+
+    async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
+        """Read all clients of a session."""
+        return await self._read(lambda rows: rows.session_clients(session_id))
+
+    async def session_refusals(self, session_id: str, after: str | None, limit: int) -> Page:
+        """List the refusals of all clients of a session."""
+        return await self._read(lambda rows: rows.session_refusals(session_id, after, limit))
 
     async def log_times(self, session_id: str, limit: int) -> Sequence[tuple[int, int]]:
         """Read which versions the log's oldest commits are, and from when."""
