@@ -112,7 +112,11 @@ async def test_users_are_not_let_in_by_being_users(tmp_path: Path) -> None:
         for name, answered in {"sam": 403, "lea": 201}.items():
             headers = {"X-Employee": name}
             assert await status_of(reattach, headers=headers) == 200
-            write: dict[str, Any] = {"path": f"{ONE}/fork", "method": "POST", "json": {"version": 0}}
+            write: dict[str, Any] = {
+                "path": f"{ONE}/fork",
+                "method": "POST",
+                "json": {"version": 0},
+            }
             assert await status_of(reattach, headers=headers, **write) == answered
             # A browser's cookie comes along with what any page sends.
             cookie = headers | {"Cookie": "session=1"}
