@@ -94,7 +94,8 @@ async def assert_for_everybody(page: Page, view: str) -> None:
     """Holds what is shown against axe and its window: light and dark, wide and on a phone."""
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        await page.evaluate(AXE)
+        if not await page.evaluate("'axe' in window"):
+            await page.evaluate(AXE)
         found = await page.evaluate(
             "axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations)"
         )
@@ -246,27 +247,28 @@ async def test_a_session_is_restored_forked_marked_and_exported(
     await expect(page.locator(".facts")).to_contain_text("inspector")
 
 
-async def test_every_view_is_for_everybody(page: Page, server: ServerProcess, session: str) -> None:
+@pytest.mark.parametrize("width", [1280, 360])
+async def test_every_view_is_for_everybody(
+    page: Page, server: ServerProcess, session: str, width: int
+) -> None:
+    await page.set_viewport_size({"width": width, "height": 800})
+    await show(page, server)
+    await expect(sessions(page).first).to_be_visible()
+    await assert_for_everybody(page, "sessions")
+    await page.get_by_role("searchbox").fill("nobody")
+    await expect(page.get_by_text("No session is like that")).to_be_visible()
     async with WireClient(server.ws_url, session, "tablet"):
-        for width in (1280, 360):
-            await page.set_viewport_size({"width": width, "height": 800})
-            await show(page, server)
-            await expect(sessions(page).first).to_be_visible()
-            await assert_for_everybody(page, f"sessions, {width} px")
-            await page.get_by_role("searchbox").fill("nobody")
-            await expect(page.get_by_text("No session is like that")).to_be_visible()
-            await show(page, server, session=session, v="12")
-            await stands_at(page, 12)
-            for tab in TABS:
-                await page.get_by_role("tab", name=tab.capitalize()).click()
-                await expect(page.get_by_role("tabpanel")).not_to_be_empty()
-                if width == 360 or tab in {"commits", "conflicts", "activity"}:
-                    await assert_for_everybody(page, f"{tab}, {width} px")
-            await page.get_by_role("button", name="Restore", exact=True).click()
-            await assert_for_everybody(page, f"a question, {width} px")
-            await show(page, server, page="nodes")
-            await expect(page.get_by_text("Commits a second")).to_be_visible()
-            await assert_for_everybody(page, f"nodes, {width} px")
+        await show(page, server, session=session, v="12")
+        await stands_at(page, 12)
+        for tab in TABS:
+            await page.get_by_role("tab", name=tab.capitalize()).click()
+            await expect(page.get_by_role("tabpanel")).not_to_be_empty()
+            await assert_for_everybody(page, tab)
+    await page.get_by_role("button", name="Restore", exact=True).click()
+    await assert_for_everybody(page, "a question")
+    await show(page, server, page="nodes")
+    await expect(page.get_by_text("Commits a second")).to_be_visible()
+    await assert_for_everybody(page, "nodes")
 
 
 async def test_whoever_has_the_token_looks_and_no_more(

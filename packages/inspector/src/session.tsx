@@ -318,6 +318,8 @@ function Opened(props: Props) {
           <div
             id="tabpanel"
             role="tabpanel"
+            // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and keys are to scroll it.
+            tabIndex={0}
             aria-labelledby={`tab-${tab}`}
             className={`tab ${tab}`}
           >

@@ -92,7 +92,7 @@ export function TimelineView(props: Props) {
           }}
         />
       </div>
-      <div className="bands">
+      <section className="bands" aria-label="Who was connected when" {...{ tabIndex: 0 }}>
         {session.devices.map((device) => (
           <div key={device.id} className="band">
             <span className={`band-name cut ${people.device(device.id).colour}`}>
@@ -105,7 +105,7 @@ export function TimelineView(props: Props) {
             />
           </div>
         ))}
-      </div>
+      </section>
     </div>
   );
 }
