@@ -329,7 +329,7 @@ class PostgresStore:
     ) -> Sequence[CommitSlot]:
         """Count commits in slots, by slot and client."""
         asked = to_number(first), width, text(session_id), to_number(last)
-        return [to_slot(row) for row in await self._all(sql.COUNT_COMMITS, *asked)]
+        return [to_slot(row) for row in await self._all(sql.SLOTS_OF_COMMITS, *asked)]
 
     async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:
         """Read all clients of a session, by id."""
@@ -339,7 +339,7 @@ class PostgresStore:
         """List the refusals of all clients of a session, newest change first."""
         at, client_id, seq = refusal_after(after)
         place = text(session_id), at, text(client_id), seq
-        rows = await self._all(sql.LIST_REFUSALS, *place, limit + 1)
+        rows = await self._all(sql.PAGE_OF_REFUSALS, *place, limit + 1)
         items = [to_refusal(row) for row in rows[:limit]]
         following = refusal_mark(items[-1]) if len(rows) > limit else None
         return Page(items=items, next=following)

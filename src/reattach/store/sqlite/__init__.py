@@ -260,7 +260,7 @@ class SQLiteStore:
         """Count commits in slots, by slot and client."""
         asked = (to_number(first), width, session_id, to_number(last))
         return await self._read(
-            lambda db: [to_slot(row) for row in db.execute(sql.COUNT_COMMITS, asked)]
+            lambda db: [to_slot(row) for row in db.execute(sql.SLOTS_OF_COMMITS, asked)]
         )
 
     async def session_clients(self, session_id: str) -> Sequence[ClientRecord]:

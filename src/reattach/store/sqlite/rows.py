@@ -435,7 +435,7 @@ def read_all_refusals(
 ) -> list[RefusalRecord]:
     return [
         RefusalRecord(client_id=row[0], seq=row[1], client_at=row[2], body=row[3])
-        for row in db.execute(sql.LIST_REFUSALS, (session_id, *place, limit))
+        for row in db.execute(sql.PAGE_OF_REFUSALS, (session_id, *place, limit))
     ]
 
 

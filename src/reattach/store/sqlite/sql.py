@@ -298,14 +298,15 @@ SEARCH_SESSIONS_BY_NAME: Final = _SEARCH.format(by="+", named=_NAMED)
 
 RENEW_EPOCHS: Final = "UPDATE sessions SET epoch = ?, epoch_version = version"
 
-COUNT_COMMITS: Final = """
+# For whoever inspects a session: it may cost a look at all of it, and sorts what it found.
+SLOTS_OF_COMMITS: Final = """
 SELECT (version - ?1) / ?2 AS slot, client_id, count(*), sum(length(body)), min(version),
     max(version), min(at), max(at)
 FROM commits WHERE session_id = ?3 AND version BETWEEN ?1 AND ?4
 GROUP BY slot, client_id ORDER BY slot, coalesce(client_id, '')
 """
 
-LIST_REFUSALS: Final = """
+PAGE_OF_REFUSALS: Final = """
 SELECT client_id, seq, client_at, body FROM refusals
 WHERE session_id = ? AND (client_at, client_id, seq) < (?, ?, ?)
 ORDER BY client_at DESC, client_id DESC, seq DESC LIMIT ?
