@@ -85,6 +85,10 @@ history: install ## versions, restores, erasure and storage at full size: 50 kil
 	    $(BIN)/python -m pytest -s tests/faults/test_history.py tests/faults/test_restore_storm.py \
 	    tests/faults/test_erasure.py tests/faults/test_storage.py
 
+# A minute, most of it to fill the database.
+inspect-many: install ## how long the inspector takes with 100,000 sessions, one of 50,000 commits
+	REATTACH_INSPECT_SESSIONS=100000 $(BIN)/python -m pytest tests/server/test_inspector_size.py
+
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
