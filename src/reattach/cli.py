@@ -71,6 +71,13 @@ class Auth(Enum):
     JWT = "jwt"
 
 
+class Inspector(Enum):
+    """What the page at /inspector may do."""
+
+    READ = "read"
+    WRITE = "write"
+
+
 class LogLevel(Enum):
     """From which level on the log is written."""
 
@@ -153,6 +160,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    inspector: Annotated[
+        Inspector | None,
+        typer.Option(
+            help="Have a page at /inspector that shows every session, to look (read), or to restore"
+            " and the like, too (write): for whoever has REATTACH_INSPECTOR_TOKEN, without one for"
+            " this machine.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -169,7 +185,7 @@ def serve(
     """Serve sessions until SIGTERM or SIGINT."""
     logs.configure(log_level.value, json=json_logs)
     with _in_one_line():
-        prepare = partial(_prepare, app, database, auth, redis, anonymous, allow_origin)
+        prepare = partial(_prepare, app, database, auth, redis, anonymous, allow_origin, inspector)
         served = prepare()
         served.check_workers(workers)
         _check_host(served, host)
@@ -193,6 +209,7 @@ def _prepare(
     redis: str | None,
     anonymous: bool,
     allow_origin: list[str] | None,
+    inspector: Inspector | None,
 ) -> Reattach:
     """Return what is to be served, as the options have it."""
     served = _load(app, database, auth)
@@ -202,6 +219,8 @@ def _prepare(
         served.allow_anonymous()
     if allow_origin:
         served.allow_origins(allow_origin)
+    if inspector is not None:
+        served.use_inspector(inspector.value)
     return served
 
 

@@ -24,6 +24,7 @@ from reattach.server.inspector.nodes import Peers
 from reattach.settings import Settings
 from reattach.store.memory import MemoryStore
 from tests.bus.nodes import node_on
+from tests.conftest import Serve
 from tests.server.hosts import uvicorn_of
 from tests.server.test_rest import client_of, problem
 from tests.support.inspected import SESSION, TRAP, write_history
@@ -87,6 +88,13 @@ async def test_with_a_token_whoever_has_it_is_let_in(tmp_path: Path) -> None:
         )
         foreign = {"Authorization": f"Bearer {TOKEN}", "Origin": "https://elsewhere.example"}
         assert await status_of(reattach, headers=foreign) == 403
+
+
+async def test_the_command_line_goes_before_settings(serve: Serve) -> None:
+    environment = {"REATTACH_INSPECTOR": "read"}
+    server = await serve(app=None, environment=environment, arguments=["--inspector", "write"])
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        assert (await http.get(f"{API}/me")).json()["writes"] is True
 
 
 def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class Reattach:
             self.use_tokens()
         if self.settings.anonymous:
             self.allow_anonymous()
+        self._says_who_inspects = inspect is not None
         self.inspecting = None if inspect is None else Inspecting(inspect)
         """Who inspects; None: there is no inspector."""
         if self.settings.inspector != "off":
@@ -226,7 +227,7 @@ class Reattach:
         An ``inspect`` of the application's goes before it. Raises `BadSetting` for a token that
         could be guessed.
         """
-        if self.inspecting is None:
+        if not self._says_who_inspects:
             self.inspecting = by_settings(self.settings, mode)
 
     def allow_origins(self, origins: Sequence[str]) -> None:
