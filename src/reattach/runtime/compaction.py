@@ -7,6 +7,7 @@ that dies leaves nothing but its lease, which ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -73,9 +74,9 @@ class Compactor:
             except Exception:
                 log.exception("history could not be compacted")
 
-    async def sweep(self) -> Compacted:
-        """Compact every session that has something old."""
-        total = Compacted()
+    async def sweep(self, progress: Callable[[int], None] = lambda _: None) -> Compacted:
+        """Compact every session that has something old; ``progress`` is told how many are done."""
+        total, seen = Compacted(), 0
         now = self._clock.now()
         after: str | None = ""
         while after is not None:
@@ -83,6 +84,8 @@ class Compactor:
                 now - self._history_ms, now - DAY_MS, after, _PAGE
             )
             for name in names:
+                seen += 1
+                progress(seen)
                 try:
                     done = await self.compact(name)
                 except AssertionError:

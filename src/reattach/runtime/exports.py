@@ -215,46 +215,61 @@ def _plain(record: msgspec.Struct) -> dict[str, Any]:
 # Into the database
 
 
-async def import_session(registry: Registry, data: bytes, user: User) -> SessionRecord:
+async def import_session(
+    registry: Registry,
+    data: bytes,
+    user: User | None,
+    *,
+    by: str | None = None,
+    role: str | None = Role.OWNER,
+) -> SessionRecord:
     """Make a session of a file, for a user: with its id and history, in an epoch of its own.
 
+    ``user`` None leaves it to whom the file names, ``by`` is who imports it, where that is another
+    than the user. No version may have what ``role`` may not write; None may write everything.
     Raises `BadRequest` for what is no such file, `AlreadyExists` where the id is taken, and what
     speaks against its state.
     """
     async with registry.files:
-        part = await asyncio.to_thread(_read_file, registry, data, user)
+        part = await asyncio.to_thread(_read_file, registry, data, user, by, role)
     if await registry.write(part) is not Outcome.OK:
-        raise AlreadyExists(f"the session id {part.session_id!r} is taken: erase it there first")
+        raise AlreadyExists(
+            f"the session id {part.session_id!r} is taken, or was that of one that was erased here:"
+            " import it into another database"
+        )
     record = part.session
     assert record is not None
     return record
 
 
-def _read_file(registry: Registry, data: bytes, user: User) -> Append:
+def _read_file(
+    registry: Registry, data: bytes, user: User | None, by: str | None, role: str | None
+) -> Append:
     """Make of a file the part that writes the session; in a thread, next to the event loop."""
     try:
         file = msgspec.json.decode(data, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"expected an exported session: {error}", code="bad_export") from None
-    part = _part(registry, file, user)
-    _checked(registry, part)
+    owner = file.session.user_id if user is None else user.id
+    part = _part(registry, file, owner, owner if by is None else by)
+    _checked(registry, part, role)
     return part
 
 
-def _part(registry: Registry, file: _File, user: User) -> Append:
+def _part(registry: Registry, file: _File, owner: str, by: str) -> Append:
     now, its = registry.clock.now(), file.session
     fields = msgspec.structs.asdict(its)
     record = SessionRecord(
         **fields
         | {
-            "user_id": user.id,
+            "user_id": owner,
             "epoch": registry.clock.new_id(),
             "epoch_version": its.version,
             "access_version": 1,
         }
     )
     line = Activity(
-        activity_type="imported", at=now, user_id=user.id, data=encode({"version": its.version})
+        activity_type="imported", at=now, user_id=by, data=encode({"version": its.version})
     )
     return Append(
         session_id=its.session_id,
@@ -268,7 +283,7 @@ def _part(registry: Registry, file: _File, user: User) -> Append:
         conflicts=[_read(ConflictRecord, one) for one in file.conflicts],
         checkpoints=[_read(CheckpointRecord, one) for one in file.checkpoints],
         devices=[_read(DeviceRecord, one) for one in file.devices],
-        members=[_read(MemberRecord, one) for one in file.members if one.user_id != user.id],
+        members=[_read(MemberRecord, one) for one in file.members if one.user_id != owner],
         activity=[*(_read(Activity, one) for one in file.activity), line],
     )
 
@@ -285,14 +300,14 @@ def _bytes(value: Any) -> Any:
     return None if bytes(value) == b"null" else bytes(value)
 
 
-def _checked(registry: Registry, part: Append) -> None:
+def _checked(registry: Registry, part: Append, role: str | None) -> None:
     """Play the whole history; raises where it is none, or comes to what may not be."""
     record, saved = part.session, part.state
     assert record is not None
     assert saved is not None
     schema = None if record.schema_name is None else registry.schemas.get(record.schema_name)
     try:
-        session = _played(registry, part, record, saved, schema)
+        session = _played(registry, part, record, saved, None if role is None else schema)
     except BadRequest:
         raise
     except Exception as error:
@@ -307,9 +322,9 @@ def _checked(registry: Registry, part: Append) -> None:
     if session.document.weight > registry.limits.max_state_bytes:
         raise TooLarge(f"expected a state of at most {registry.limits.max_state_bytes} bytes")
     if schema is not None and record.schema_version == schema.version:
-        registry.begin(record.schema_name, state, Role.OWNER)
-    elif schema is not None:
-        Guard(schema.fields).begin(Role.OWNER, state)
+        registry.begin(record.schema_name, state, role)
+    elif schema is not None and role is not None:
+        Guard(schema.fields).begin(role, state)
 
 
 def _played(

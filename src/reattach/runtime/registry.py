@@ -180,15 +180,19 @@ class Registry:
                 store, clock, limits, self.nodes.name, history_days=history_days
             )
 
-    async def start(self) -> None:
-        """Open the database and begin."""
+    async def start(self, *, serves: bool = True) -> None:
+        """Open the database and begin. A node that does not serve does what it is told, no more:
+        it leaves reactions, upkeep and compaction to those that do.
+        """
         self.identity = await self.store.open()
         self._committer.start()
         await self.nodes.start(self.identity)
         if self._snapshots is not None:
             await self._snapshots.open(self.identity)
-        self._reactions.start()
         self.tasks.spawn(self._tick())
+        if not serves:
+            return
+        self._reactions.start()
         self.tasks.spawn(self._upkeep.run())
         self.tasks.spawn(self._expiry.run())
         if self._compactor is not None:

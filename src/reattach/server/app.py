@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Final, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from reattach.bus.base import Bus
 from reattach.bus.snapshots import Snapshots
-from reattach.errors import BadSetting, StoreError, Unavailable
+from reattach.errors import BadSetting, Unavailable
 from reattach.runtime.access import Authorize, User
 from reattach.runtime.clock import Clock, SystemClock
 from reattach.runtime.credentials import holder
@@ -34,12 +34,14 @@ from reattach.server.inspector.access import Inspect, Inspecting, by_settings
 from reattach.server.inspector.nodes import Peers
 from reattach.server.inspector.routes import inspector_routes
 from reattach.server.metrics import Crew, exposition
+from reattach.server.operators import operated
 from reattach.server.routes import routes
 from reattach.server.tokens import Tokens
 from reattach.sessions import Sessions
 from reattach.settings import Settings, origin_of
 from reattach.store.base import Store
 from reattach.store.sqlite import SQLiteStore
+from reattach.store.urls import store_at
 
 __all__ = ["Lifespan", "Reattach", "store_at"]
 
@@ -47,8 +49,6 @@ OnCommit = TypeVar("OnCommit", bound=React)
 
 Lifespan = Callable[["Reattach"], AbstractAsyncContextManager[None]]
 """What an application runs beside its sessions: entered when they are at hand, left before."""
-
-_SQLITE: Final = "sqlite:///"
 
 
 class Reattach:
@@ -241,6 +241,10 @@ class Reattach:
 
     # Life
 
+    def node(self) -> Registry:
+        """Return what a node of this server is made of, for an operator who starts and stops it."""
+        return self._new_registry()
+
     @property
     def registry(self) -> Registry:
         """The open sessions; raises `Unavailable` while the server does not run."""
@@ -383,6 +387,7 @@ class _Life:
             async with contextlib.AsyncExitStack() as stack:
                 await registry.start()
                 stack.push_async_callback(self._stop, registry, reattach.settings)
+                await stack.enter_async_context(operated(registry, reattach.settings))
                 self.registry = registry
                 if reattach.inspecting is not None:
                     self.peers = Peers(registry, reattach.metrics)
@@ -422,33 +427,6 @@ def _remind() -> None:
         RuntimeWarning,
         stacklevel=2,
     )
-
-
-def store_at(url: str, *, timeout_ms: int = 10_000) -> Store:
-    """Return the store that a database URL means; raises `StoreError` for one that means none.
-
-    ``timeout_ms`` is how long a database may take that is reached over a network.
-    """
-    scheme, _, _ = url.partition(":")
-    if scheme in {"postgresql", "postgres"}:
-        # Its driver takes a third of a second to import, which nobody else is to wait for.
-        from reattach.store.postgres import PostgresStore  # noqa: PLC0415
-
-        return PostgresStore(url, timeout=timeout_ms / 1000)
-    if scheme != "sqlite":
-        raise StoreError(
-            "expected a database URL such as sqlite:///reattach.db or"
-            f" postgresql://user:password@host/database, got one of {scheme!r}",
-            code="bad_database_url",
-        )
-    path = url.removeprefix(_SQLITE)
-    if path in {"", url} or path.startswith(":memory:"):
-        raise StoreError(
-            "expected sqlite:/// and the path of a file (sqlite:///relative.db or"
-            f" sqlite:////absolute.db), got {url!r}",
-            code="bad_database_url",
-        )
-    return SQLiteStore(path)
 
 
 def bus_at(url: str) -> Bus:

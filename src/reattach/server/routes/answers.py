@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from reattach.core.session import Session
 from reattach.errors import PreconditionFailed, ReattachError, SessionNotFound, Unavailable
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
+from reattach.server.summary import summary
 from reattach.store.base import SessionRecord
 from reattach.wire import encode
 
@@ -36,25 +37,6 @@ async def durable(registry: Registry, host: Host) -> tuple[SessionRecord, bytes]
         raise SessionNotFound("there is no such session")
     document, _ = document_of(loaded)
     return loaded.session, encode(document.state)
-
-
-def summary(record: SessionRecord) -> dict[str, Any]:
-    """Return all fields but the state."""
-    schema = None
-    if record.schema_name is not None:
-        schema = {"name": record.schema_name, "version": record.schema_version}
-    return {
-        "session_id": record.session_id,
-        "epoch": record.epoch,
-        "version": record.version,
-        "user_id": record.user_id,
-        "schema": schema,
-        "created_at": record.created_at,
-        "last_activity": record.last_activity,
-        "is_active": record.is_active,
-        "disconnected_at": record.disconnected_at,
-        "reconnected_at": record.reconnected_at,
-    }
 
 
 def session_body(record: SessionRecord, state: bytes) -> bytes:

@@ -149,6 +149,10 @@ class SQLiteStore:
         writer.shutdown(wait=False)
         await asyncio.shield(finished)
 
+    async def announce(self, address: str) -> None:
+        """Say in the lock file, which only its owner can read, where operators find this server."""
+        await self._write(lambda: self._file.announce(address))
+
     async def check(self) -> None:
         """Commit a tiny row, durably."""
         await self._write(self._file.check)

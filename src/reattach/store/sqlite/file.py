@@ -34,6 +34,7 @@ __all__ = [
     "File",
     "closed",
     "held",
+    "lock_of",
 ]
 
 _T = TypeVar("_T")
@@ -89,6 +90,7 @@ class File:
         self._busy_timeout = busy_timeout
         self._lock: int | None = None
         self._inode: tuple[int, int] | None = None
+        self._immutable = False
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._of_thread = threading.local()
@@ -113,6 +115,47 @@ class File:
                 "See that its directory is there and may be written, and that it is a database"
             ) from error
         return identity
+
+    def look(self) -> str:
+        """Return the identity of a file that is only read, having checked that we can read it."""
+        self.path = self.path.resolve()
+        if not self.path.is_file():
+            raise StoreUnavailable(
+                f"Expected a database at {self.path}, got no file: say where it is, or start a"
+                " server, which makes one"
+            )
+        # Where nothing can be written, SQLite cannot make the files by which it follows a writer.
+        # There is none, either: its log file would be there.
+        self._immutable = not (os.access(self.path.parent, os.W_OK) or _log_of(self.path).exists())
+        return self.read(self._identity)
+
+    def _identity(self, db: sqlite3.Connection) -> str:
+        tables = {row[0] for row in db.execute(sql.LIST_TABLES)}
+        if "meta" not in tables:
+            raise StoreError(
+                f"Expected a database of Reattach at {self.path}, got one with the tables"
+                f" {', '.join(sorted(tables)) or '(none)'}: say where its own is"
+            )
+        found = db.execute(sql.REVISION).fetchone() if "alembic_version" in tables else None
+        revision = found[0] if found is not None else None
+        if revision != REVISIONS[-1]:
+            remedy = (
+                "read it with the release that wrote it, or a newer one"
+                if is_newer(revision)
+                else "bring them to this release: reattach migrate"
+            )
+            raise StoreError(
+                f"Expected tables of revision {REVISIONS[-1]} in {self.path}, got"
+                f" {revision or 'none'}: {remedy}",
+                code="not_migrated",
+            )
+        identity: str = db.execute(sql.READ_META, ("identity",)).fetchone()[0]
+        return identity
+
+    def announce(self, address: str) -> None:
+        """Say in the lock file where the operators of this machine find whoever holds it."""
+        if self._lock is not None:
+            _say_who_holds(self._lock, address)
 
     def close(self) -> None:
         # The writer goes last: the last connection takes the log file along, and only it can.
@@ -331,7 +374,7 @@ class File:
 
     def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode=ro",
+            f"file:{quote(str(self.path))}?mode=ro{'&immutable=1' if self._immutable else ''}",
             uri=True,
             timeout=self._busy_timeout,
             isolation_level=None,
@@ -358,23 +401,38 @@ def _check_journal(db: sqlite3.Connection, path: Path) -> None:
 
 def _take_lock(path: Path) -> int:
     """Lock ``<path>.lock`` for as long as this process lives and the descriptor is open."""
-    lock = path.with_name(path.name + ".lock")
+    lock = lock_of(path)
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace")
             os.close(descriptor)
-            raise held(path, holder) from None
+            raise held(path, holder.partition("\n")[0]) from None
         # Somebody may have removed the file since we opened it: then this lock holds nobody off.
         with suppress(FileNotFoundError):
             if os.path.samestat(lock.stat(), os.fstat(descriptor)):
                 break
         os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    # What is in it is for who may write the database: an older release left it for all to read.
+    os.fchmod(descriptor, 0o600)
+    _say_who_holds(descriptor)
     return descriptor
+
+
+def _say_who_holds(lock: int, address: str = "") -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n{address}\n".encode(), 0)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that is locked by whoever holds a database, and says who that is."""
+    return path.with_name(path.name + ".lock")
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
 
 
 def _inode(path: Path) -> tuple[int, int]:

@@ -1,0 +1,5 @@
+"""``python -m reattach.cli``."""
+
+from reattach.cli import main
+
+main()
