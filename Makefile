@@ -94,6 +94,7 @@ lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/wire_types.py --check
+	$(BIN)/python tools/cli_reference.py --check
 	$(NPM) run lint
 	$(NPM) run check
 	$(NPM) run packages
@@ -108,8 +109,9 @@ format: install ## puts the sources in order
 	$(BIN)/ruff format .
 	$(NPM) run format
 
-types: install ## the client's message types anew, after a change in src/reattach/wire.py
+types: install ## the client's message types and docs/cli.md anew, after a change in what they are made of
 	$(BIN)/python tools/wire_types.py
+	$(BIN)/python tools/cli_reference.py
 
 reference: install ## docs/reference-*.md anew, after a change in a docstring of the packages
 	$(NODE) tools/reference.mjs
