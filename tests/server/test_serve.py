@@ -17,6 +17,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from reattach.cli.output import Exit
 from tests.conftest import Serve
 from tests.server.peer import joined, opened
 from tests.support.database import ON_POSTGRES, behind
@@ -41,7 +42,7 @@ def reattach(
 def refusal(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> str:
     """What it says when it does not start: one line, no traceback."""
     done = reattach("serve", *arguments, cwd=cwd, environment=environment)
-    assert done.returncode in {1, 2}
+    assert done.returncode in {Exit.CANNOT, Exit.WRONG, Exit.UNREACHABLE, Exit.HELD}
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr

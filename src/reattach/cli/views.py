@@ -105,13 +105,17 @@ def _table(found: Sequence[SessionRecord], now: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("ID", overflow="fold", min_width=8)
     table.add_column("User", overflow="fold", min_width=4)
-    table.add_column("Schema", overflow="fold")
+    # Where there is none its room is the ids'.
+    with_schema = any(one.schema_name is not None for one in found)
+    if with_schema:
+        table.add_column("Schema", overflow="fold")
     table.add_column("Version", justify="right", no_wrap=True)
     table.add_column("Active", justify="right", no_wrap=True)
     for one in found:
         schema = "" if one.schema_name is None else f"{one.schema_name} {one.schema_version or ''}"
         active = age(one.last_activity, now) if one.is_active else "ended"
-        cells = (one.session_id, one.user_id, schema.strip(), str(one.version), active)
+        schemas = [schema.strip()] if with_schema else []
+        cells = (one.session_id, one.user_id, *schemas, str(one.version), active)
         table.add_row(*(Text(safe(cell)) for cell in cells))
     return table
 

@@ -423,7 +423,7 @@ def _take_lock(path: Path) -> int:
 
 def _say_who_holds(lock: int, address: str = "") -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n{address}\n".encode(), 0)
+    os.pwrite(lock, "".join(f"{line}\n" for line in (os.getpid(), address) if line).encode(), 0)
 
 
 def lock_of(path: Path) -> Path:
