@@ -184,6 +184,7 @@ def doors(path: Path) -> tuple[int, bytes] | None:
             "database_held",
         ) from None
     with contextlib.suppress(ValueError):
-        port, secret = said.splitlines()[1].split()
+        # The first line is the process alone: an older release, or a command, says no more.
+        port, secret = said.partition("\n")[2].split()
         return int(port), bytes.fromhex(secret)
     return None
