@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -49,6 +50,28 @@ async def statements(db: asyncpg.Connection[asyncpg.Record]) -> list[tuple[int, 
     return [(row[0], " ".join(row[1].split())[:70]) for row in rows]
 
 
+async def spent(node: ServerProcess, crowd: CrowdProcess, postgres: Postgres) -> dict[str, float]:
+    """The CPU seconds that the node which takes them in, the database and the crowd have taken."""
+    return {
+        "the other node": cpu_of(psutil.Process(node.pid)),
+        "PostgreSQL": cpu_of(psutil.Process(postgres.pid), children=True),
+        "the crowd": (await crowd.do("spent"))["seconds"],
+    }
+
+
+def cpu_of(process: psutil.Process, *, children: bool = False) -> float:
+    times = process.cpu_times()
+    seconds = times.user + times.system
+    if children:
+        seconds += times.children_user + times.children_system
+        seconds += sum(cpu_of(child) for child in process.children())
+    return seconds
+
+
+def costs(before: dict[str, float], after: dict[str, float], count: int) -> str:
+    return ", ".join(f"{who} {(after[who] - before[who]) / count * 1000:.2f} ms" for who in before)
+
+
 async def test_a_rolling_restart_brings_everybody_back(
     postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +99,7 @@ async def test_a_rolling_restart_brings_everybody_back(
                 for number, node in enumerate(nodes, start=1):
                     here = (await crowd.do("count", url=node.ws_url))["count"]
                     await statements(db)
+                    before = await spent(nodes[2 - number], crowd, postgres)
                     began = time.monotonic()
                     node.signal(signal.SIGTERM)
                     await crowd.do("change")
@@ -84,13 +108,18 @@ async def test_a_rolling_restart_brings_everybody_back(
                     up = time.monotonic() - began
                     welcomes += here
                     found = await crowd.do("wait", welcomes=welcomes)
-                    took = found["welcomed_at"] - began
+                    back = [at - began for at in found["welcomed_at"][-here:]]
+                    took = back[-1]
                     lasted = time.monotonic() - began
+                    after = await spent(nodes[2 - number], crowd, postgres)
                     asked = await statements(db)
                     total = sum(calls for calls, _ in asked)
                     told = (
-                        f"\nnode {number}: {here} of {CONNECTIONS} connections sent away, all back"
-                        f" after {took:.2f} s (the node itself after {up:.2f} s);"
+                        f"\nnode {number}: {here} of {CONNECTIONS} connections sent away, half back"
+                        f" after {back[here // 2]:.2f} s, all after {took:.2f} s, their changes"
+                        f" written after {lasted:.2f} s (the node itself up after {up:.2f} s);"
+                        f" {len(found['errors'])} errors, {found['away']} times nobody answered;"
+                        f" CPU for each: {costs(before, after, here)};"
                         f" {total} statements ({total / here:.2f} for each), most of them:\n"
                     )
                     told += "".join(f"{calls:8} {query}\n" for calls, query in asked[:8])

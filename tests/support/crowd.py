@@ -6,6 +6,7 @@ nodes in turn, and then does what it is told, a line of JSON for each line:
     {"do": "wait", "welcomes": n}   until there were so many, and all are live, nothing undecided
     {"do": "change"}                each makes a change, whether it is connected or not
     {"do": "count", "url": url}     how many are on this node
+    {"do": "spent"}                 the CPU seconds that this process has taken
 
 A client follows the protocol: sent away with 1012 it comes back after a random part of its
 `reconnect_jitter_ms`, to any node, and to another one where nobody answers, as behind a load
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import gc
 import random
 import sys
 import time
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
+import msgspec
 from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from tests.support.paths import ROOT
@@ -34,6 +36,11 @@ __all__ = ["CrowdProcess"]
 Frame = dict[str, Any]
 
 _TRY_AGAIN = 0.05
+_AT_ONCE = 50
+"""How many connect at once, in the beginning."""
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
 
 
 class _Line(WSListener):
@@ -50,7 +57,7 @@ class _Line(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.TEXT:
-            self.client.take(json.loads(frame.get_payload_as_bytes()))
+            self.client.take(_decode(frame.get_payload_as_memoryview()))
         elif frame.msg_type == WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.CLOSE:
@@ -120,13 +127,15 @@ class _Client:
                 self.decided(frame["seq"])
                 self.jitter_ms = frame["reconnect_jitter_ms"]
                 self.live = True
-                self.crowd.welcomed(self)
+                self.crowd.welcomed_at.append(time.monotonic())
                 for change in self.outbox:
                     self.send(change)
+                self.crowd.look_at(self)
             case "state_update":
                 self.version = frame["version"]
                 if frame["by"]["client_id"] == self.name:
                     self.decided(frame["by"]["seq"])
+                    self.crowd.look_at(self)
             case "error" | "rejected":
                 self.crowd.errors.append(frame)
 
@@ -136,6 +145,7 @@ class _Client:
         at = time.time_ns() // 1_000_000
         change = {"type": "change", "seq": number, "epoch": self.epoch, "base": self.version}
         self.outbox.append(change | {"at": at, "ops": ops})
+        self.crowd.look_at(self)
         if self.live:
             self.send(self.outbox[-1])
 
@@ -145,10 +155,11 @@ class _Client:
 
     def send(self, frame: Frame) -> None:
         assert self.transport is not None
-        self.transport.send(WSMsgType.TEXT, json.dumps(frame).encode())
+        self.transport.send(WSMsgType.TEXT, _encode(frame))
 
     def lost(self, code: int) -> None:
         self.live, self.transport = False, None
+        self.crowd.look_at(self)
         self.crowd.closes[code] += 1
         self.url = random.choice(self.crowd.urls)
         wait = random.uniform(0, self.jitter_ms) / 1000
@@ -162,40 +173,42 @@ class _Crowd:
         self.errors: list[Frame] = []
         self.away = 0
         """How often nobody answered where a client came to."""
-        self.welcomes = 0
-        self.welcomed_at = 0.0
+        self.welcomed_at: list[float] = []
+        """When each welcome came."""
         self.clients = [_Client(self, n, f"s{n // each}") for n in range(count)]
+        self._unsettled = set(self.clients)
 
-    def welcomed(self, _: _Client) -> None:
-        self.welcomes += 1
-        self.welcomed_at = time.monotonic()
+    def look_at(self, client: _Client) -> None:
+        """Something about a client has changed."""
+        if client.live and not client.outbox:
+            self._unsettled.discard(client)
+        else:
+            self._unsettled.add(client)
 
     async def come(self) -> None:
-        for client in self.clients:
-            await client.come()
+        for first in range(0, len(self.clients), _AT_ONCE):
+            some = self.clients[first : first + _AT_ONCE]
+            await asyncio.gather(*(client.come() for client in some))
 
     async def wait(self, welcomes: int) -> Frame:
         with contextlib.suppress(TimeoutError):
             await until(lambda: self._settled(welcomes), within=40, what="all", every=0.02)
         jitters = [client.jitter_ms for client in self.clients]
         return {
-            "welcomes": self.welcomes,
+            "welcomes": len(self.welcomed_at),
             "welcomed_at": self.welcomed_at,
             "closes": self.closes,
             "errors": self.errors[:5],
             "away": self.away,
             "unsettled": [
-                f"{one.name} {one.url} {one.live} {one.outbox[:1]}"
-                for one in self.clients
-                if not one.live or one.outbox
+                f"{one.name} {one.url} {one.live} {one.outbox[:1]}" for one in self._unsettled
             ][:5],
             "jitter_ms": [min(jitters), max(jitters)],
             "decided": sum(client.seq for client in self.clients),
         }
 
     def _settled(self, welcomes: int) -> bool:
-        settled = [client.live and not client.outbox for client in self.clients]
-        return self.welcomes >= welcomes and all(settled)
+        return len(self.welcomed_at) >= welcomes and not self._unsettled
 
     async def do(self, order: Frame) -> Frame:
         if order["do"] == "wait":
@@ -204,16 +217,19 @@ class _Crowd:
             for client in self.clients:
                 client.change()
             return {}
+        if order["do"] == "spent":
+            return {"seconds": time.process_time()}
         return {"count": sum(client.url == order["url"] for client in self.clients)}
 
 
 async def _main(count: int, each: int, urls: Sequence[str]) -> None:
+    gc.disable()  # it lives for a minute, and is not what is measured
     crowd = _Crowd(count, each, urls)
     await crowd.come()
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        answer = await crowd.do(json.loads(line))
-        sys.stdout.write(json.dumps(answer) + "\n")
+        answer = await crowd.do(_decode(line))
+        sys.stdout.write(_encode(answer).decode() + "\n")
         sys.stdout.flush()
 
 
@@ -244,10 +260,10 @@ class CrowdProcess:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": what} | fields).encode() + b"\n")
+        self._process.stdin.write(_encode({"do": what} | fields) + b"\n")
         async with asyncio.timeout(within):
             line = await self._process.stdout.readline()
-        answer: Frame = json.loads(line)
+        answer: Frame = _decode(line)
         return answer
 
 
