@@ -101,11 +101,12 @@ async def examine(app: str | None, database: str | None) -> list[Check]:
     found = list(_environment())
     try:
         settings = settings_of(app, database)
-        served = load(app, database)
+        if app is not None or settings.auth != "none":
+            load(app, database)  # what tokens are checked with has to be there
         path = sqlite_path(settings.database)
     except (Refused, BadSetting, ReattachError) as error:
         return [*found, _wrong("Settings", str(error), "mend it where the server gets it from")]
-    given = f"auth {served.settings.auth}, history of {settings.history_days} days"
+    given = f"auth {settings.auth}, history of {settings.history_days} days"
     found.append(Check("Settings", Verdict.FINE, given))
     if path is not None:
         found += [one async for one in _file(path)]
