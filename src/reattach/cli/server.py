@@ -24,6 +24,7 @@ import uvicorn
 from reattach import logs
 from reattach.cli.finding import load
 from reattach.cli.output import Exit, Refused, ending, err, out
+from reattach.server import collector
 from reattach.server.app import Reattach
 from reattach.server.metrics import Crew
 from reattach.server.uvicorn_ws import UvicornProtocol
@@ -146,6 +147,7 @@ class _Server(uvicorn.Server):
         except OSError as error:
             raise Refused(_in_the_way(error, self._sockets[0].getsockname())) from None
         if self.started:
+            collector.settle()
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

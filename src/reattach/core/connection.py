@@ -31,6 +31,9 @@ __all__ = ["TRANSITIONS", "Act", "Close", "Connection", "Phase", "Role"]
 class Phase(Enum):
     """Where a connection stands."""
 
+    # Each frame is looked up by it: by the member's identity, not by its name.
+    __hash__ = object.__hash__
+
     GREETING = "greeting"
     JOINING = "joining"
     LIVE = "live"

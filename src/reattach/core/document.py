@@ -54,6 +54,14 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     pointer: str
     value: Any
 
+    @property
+    def target(self) -> str:
+        """The patch path of what is there."""
+        key = str(self.key)
+        if "~" in key or "/" in key:
+            key = key.replace("~", "~0").replace("/", "~1")
+        return f"{self.pointer}/{key}"
+
 
 class Document:
     """A state, the steps taken since the last `settle`, and how to take them back."""
@@ -129,19 +137,23 @@ class Document:
     def put(self, place: Place, value: JSON) -> None:
         """Set what is at a place: the whole state, an object's key or an existing element."""
         container, key = place.container, place.key
+        raw = _encode(value)
         if container is None:
-            self.undo.append((setattr, (self, "state", self.state)))
-            self._note("replace", "", value, gone=self.weight)
+            self.undo.append((self._put_back_all, (self.state, self.weight)))
+            self.weight = len(raw)
+            self._note("replace", "", raw)
             self.state = value
             return
-        pointer = f"{place.pointer}{join((str(key),))}"
-        if place.value is ABSENT:
-            self.undo.append((container.pop, (key,)))
-            self._note("add", pointer, value, gone=-len(_encode(key)) - 1 - bool(container))
+        before = place.value
+        if before is ABSENT:
+            self.undo.append((self._take_back, (container, key, self.weight)))
+            self.weight += len(raw) + len(_encode(key)) + 1 + bool(container)
+            self._note("add", place.target, raw)
         else:
-            self.undo.append((container.__setitem__, (key, place.value)))
-            self._note("replace", pointer, value, gone=len(_encode(place.value)))
-            if type(container) is list and element_id(value) != element_id(place.value):
+            self.undo.append((self._put_back, (container, key, before, self.weight)))
+            self.weight += len(raw) - len(_encode(before))
+            self._note("replace", place.target, raw)
+            if type(container) is list and element_id(value) != element_id(before):
                 self._ids.pop(id(container), None)
                 self.undo.append((self._ids.pop, (id(container), None)))
         container[key] = value
@@ -150,7 +162,7 @@ class Document:
         """Remove a key or an element that is there."""
         container, key = place.container, place.key
         if self.recording:
-            self.patch.append({"op": "remove", "path": f"{place.pointer}{join((str(key),))}"})
+            self.patch.append({"op": "remove", "path": place.target})
         named = 0 if type(container) is list else len(_encode(key)) + 1
         self.weigh(-len(_encode(place.value)) - named - (len(container) > 1))
         if type(container) is list:
@@ -161,9 +173,11 @@ class Document:
 
     def insert(self, items: list[Any], at: int, value: JSON, pointer: str) -> None:
         """Insert before index ``at`` of a list whose own patch path is ``pointer``."""
+        raw = _encode(value)
         self._insert(items, at, value)
-        self.undo.append((self._pop, (items, at)))
-        self._note("add", f"{pointer}/{at}", value, gone=-bool(len(items) > 1))
+        self.undo.append((self._take_out, (items, at, self.weight)))
+        self.weight += len(raw) + (len(items) > 1)
+        self._note("add", f"{pointer}/{at}", raw)
 
     def move(self, items: list[Any], source: int, target: int, pointer: str) -> None:
         """Move an element to index ``target``, counted without it."""
@@ -183,7 +197,7 @@ class Document:
         if text is ABSENT:
             self.put(place, result)
             return
-        pointer = f"{place.pointer}{join((str(key),))}"
+        pointer = place.target
         self.undo.append((container.__setitem__, (key, text)))
         container[key] = result
         quotes = 2
@@ -208,9 +222,7 @@ class Document:
         self.undo.append((setattr, (self, "weight", self.weight)))
         self.weight += change
 
-    def _note(self, op: str, pointer: str, value: JSON, *, gone: int) -> None:
-        raw = _encode(value)
-        self.weigh(len(raw) - gone)
+    def _note(self, op: str, pointer: str, raw: bytes) -> None:
         if self.recording:
             # Encoded at once: a later step may reach into the value, which now is the state's.
             self.patch.append({"op": op, "path": pointer, "value": msgspec.Raw(raw)})
@@ -240,6 +252,23 @@ class Document:
         if places is not None and not places.removed(at, element_id(value)):
             del self._ids[id(items)]
         return value
+
+    # Each takes back a step and what it made the state weigh: one entry for both.
+
+    def _put_back_all(self, state: dict[str, Any], weight: int) -> None:
+        self.state, self.weight = state, weight
+
+    def _put_back(self, container: Any, key: Any, value: JSON, weight: int) -> None:
+        container[key] = value
+        self.weight = weight
+
+    def _take_back(self, container: dict[str, Any], key: str, weight: int) -> None:
+        del container[key]
+        self.weight = weight
+
+    def _take_out(self, items: list[Any], at: int, weight: int) -> None:
+        self._pop(items, at)
+        self.weight = weight
 
     def _move(self, items: list[Any], source: int, target: int) -> None:
         self._insert(items, target, self._pop(items, source))

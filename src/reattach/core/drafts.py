@@ -157,6 +157,7 @@ class Drafts:
         look: Callable[[Path], Any],
         since: Callable[[Path], int],
         replaced: Callable[[Path, str | None, int], bool],
+        whole: list[tuple[Path, Any]],
     ) -> None:
         self._texts = texts
         self._client = client
@@ -167,7 +168,7 @@ class Drafts:
         self._since = since
         self._replaced = replaced
         self._drafts: dict[Path, Draft] = {}
-        self._whole: list[tuple[Path, Any]] = []
+        self._whole = whole
         """The paths that the change wrote as a whole, and what stood there before."""
 
     def open(self, path: Path, stands: str, *, concurrent: bool) -> Draft | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -165,23 +166,24 @@ class Inbox:
         """Decide what waits (the first ``most``), in the batch that the session has begun."""
         decided, queue, session = Decided(), self._queue, self._session
         for _ in range(len(queue) if most is None else min(most, len(queue))):
-            request = queue[0].request
+            queued = queue[0]
+            request, proposal = queued.request, queued.proposal
             if request is not None and request.record and session.idempotency is not None:
                 break  # a batch has one idempotency key for each session
-            if self._needs_past(queue[0]):
-                if not decided.taken and self._recalling is not queue[0].proposal:
+            if proposal.restore is not None and self._needs_past(queued):
+                if not decided.taken and self._recalling is not proposal:
                     # All before it is durable: so the newest mark is the one that is meant.
-                    self._recalling = queue[0].proposal
-                    self._emit(Recall(queue[0].proposal))
+                    self._recalling = proposal
+                    self._emit(Recall(proposal))
                 break
-            queued = queue.popleft()
+            queue.popleft()
             decided.taken.append(queued)
             self._decide(queued, decided, now)
         return decided
 
     def _needs_past(self, queued: _Queued) -> bool:
         proposal, connection = queued.proposal, queued.connection
-        if proposal.restore is None or proposal.past is not None or proposal.refused is not None:
+        if proposal.past is not None or proposal.refused is not None:
             return False
         role = proposal.role if connection is None else connection.role
         if role == Role.VIEWER or not self._session.record.is_active:
@@ -301,10 +303,11 @@ class Inbox:
             return
         if connection is not None:
             connection.gap_told = False
-        if connection is not None and proposal.role != connection.role:
-            # Its role is another one since it was sent.
-            proposal = msgspec.structs.replace(proposal, role=connection.role)
-        if proposal.access_version not in {None, session.record.access_version}:
+            if proposal.role != connection.role:
+                # Its role is another one since it was sent.
+                proposal = msgspec.structs.replace(proposal, role=connection.role)
+        expected = proposal.access_version
+        if expected is not None and expected != session.record.access_version:
             assert request is not None
             decided.settled.append((request, _moved()))
             return
@@ -458,6 +461,10 @@ class Inbox:
             self._emit(Pause(connection, False))
 
 
+_ALONE: Final = frozenset({"end", "resolve", "restore"})
+"""Operations that have a change to themselves."""
+
+
 def _moved() -> Unavailable:
     return Unavailable("who may do what here changed meanwhile: try again")
 
@@ -478,7 +485,9 @@ def propose(
     restore: Op | None = None
     outdated = False
     ends = False
-    if refused is None and len(ops) > limits.max_change_operations:
+    if refused is None and len(ops) == 1 and ops[0].op not in _ALONE:
+        pass  # most changes: one operation on the state
+    elif refused is None and len(ops) > limits.max_change_operations:
         refused = ChangeRefused(
             f"expected at most {limits.max_change_operations} operations, got {len(ops)}",
             code="too_many_operations",

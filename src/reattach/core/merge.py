@@ -103,20 +103,43 @@ class Merge:
         self.nesting = nesting
         self.fields = fields
         self.texts = texts
-        self.drafts = Drafts(
-            texts,
-            author.client,
-            author.base,
-            version,
-            document.undo,
-            document.read,
-            index.since,
-            index.replaced,
-        )
+        self._drafts: Drafts | None = None
+        self._overwritten: list[tuple[Path, Any]] = []
+        """What the change wrote as a whole, and what stood there before."""
         self.lost: list[Lost] = []
         self.writes: list[list[Any]] = []
         self.failed = False
         """Whether an operation of the author's lost: a change with a ``test`` is then refused."""
+
+    @property
+    def drafts(self) -> Drafts:
+        """What the change does to texts; most changes do nothing to any."""
+        if self._drafts is None:
+            document, index, author = self.document, self.index, self.author
+            self._drafts = Drafts(
+                self.texts,
+                author.client,
+                author.base,
+                self.version,
+                document.undo,
+                document.read,
+                index.since,
+                index.replaced,
+                self._overwritten,
+            )
+        return self._drafts
+
+    def _wrote(self, path: Path, value: Any, before: Any) -> None:
+        """Note that the change writes all that is at a path, and that it stands."""
+        if (
+            self._drafts is None
+            and type(value) is not str
+            and type(before) is not str
+            and not self.texts.knows(path)
+        ):
+            self._overwritten.append((path, before))
+        else:
+            self.drafts.wrote(path, value, before)
 
     def apply(self, op: Op) -> None:
         """Carry out one operation; raises `ChangeRefused` where it is invalid."""
@@ -181,7 +204,7 @@ class Merge:
                 return
         elif self.fields.at(path) in MERGING and self._merge_alone(path, place, value):
             return
-        self.drafts.wrote(path, value, current)
+        self._wrote(path, value, current)
         below = self._below(path, met)
         if current is ABSENT and type(place.container) is list:
             items = place.container
@@ -205,7 +228,7 @@ class Merge:
             return
         self._keep_id(path, ABSENT)
         current = place.value
-        self.drafts.wrote(path, ABSENT, current)
+        self._wrote(path, ABSENT, current)
         met = self.index.meets(path, self.author.client, self.author.base)
         if current is ABSENT:
             if met is not None:
@@ -242,7 +265,7 @@ class Merge:
             self.set(target, value)
             return
         if found is not None:
-            self.drafts.wrote(target, value, ABSENT)
+            self._wrote(target, value, ABSENT)
         if place is None or type(items) is not list:
             self._ground_gone(target, path, items, value, "a list")
             return
@@ -754,7 +777,9 @@ class Merge:
 
     def finish(self) -> None:
         """Enter what the change did to texts; call it once, when all operations are carried out."""
-        for path, row in self.drafts.finish():
+        if self._drafts is None:
+            return
+        for path, row in self._drafts.finish():
             self.writes.append([Kind.TEXT, join(path), row])
 
     def _mine(self, value: Any) -> Side:

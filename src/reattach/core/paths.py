@@ -41,14 +41,11 @@ def parse(pointer: str) -> Path:
 
 def join(path: Sequence[str]) -> str:
     """Put tokens together to a pointer."""
+    if not path:
+        return ""
+    plain = f"/{'/'.join(path)}"
+    if "~" not in plain and plain.count("/") == len(path):
+        return plain
     return "".join(
-        [
-            "/"
-            + (
-                token.replace("~", "~0").replace("/", "~1")
-                if "~" in token or "/" in token
-                else token
-            )
-            for token in path
-        ]
+        ["/" + token.replace("~", "~0").replace("/", "~1") for token in path],
     )

@@ -58,8 +58,13 @@ class Field:
 
     def at(self, path: Path) -> str:
         """Return the policy of an operation path."""
-        field = self.find(path)
-        return Policy.LATEST if field is None else field.policy
+        field = self
+        for token in path:
+            inner = field.fields.get(token) or field.fields.get(ANY)
+            if inner is None:
+                return Policy.LATEST
+            field = inner
+        return field.policy
 
     def named(self) -> Mapping[str, str]:
         """Return every policy but ``latest`` by its path, once around for a recursive schema."""

@@ -481,35 +481,36 @@ class Room:
             session.mark_automatically()
         session.save_by_cost()
         advances = session.advances()
-        advancing = {advance.client.client_id for advance in advances}
-        advances += [
-            ClientAdvance(client=session.client_record(name), before=0)
-            for name in flight.clients
-            # Known since a batch whose answer was lost: what it decided may be all there is.
-            if name not in advancing and not session.clients[name].known
-        ]
+        if flight.clients:
+            advancing = {advance.client.client_id for advance in advances}
+            advances += [
+                ClientAdvance(client=session.client_record(name), before=0)
+                for name in flight.clients
+                # Known since a batch whose answer was lost: what it decided may be all there is.
+                if name not in advancing and not session.clients[name].known
+            ]
+        recorded, record = self.recorded, session.record
+        activity = flight.activity
+        if session.conflicts or session.refusals or self._ends:
+            activity = [*activity, *happened(session, now, ended=self._ends)]
         append = Append(
-            session_id=self.session_id,
-            expected=Expected(
-                version=self.recorded.version,
-                epoch=self.recorded.epoch,
-                access_version=self.recorded.access_version,
-            ),
-            session=session.record,
+            session_id=recorded.session_id,
+            expected=Expected.of(recorded),
+            session=record,
             commits=session.commits,
             refusals=session.refusals,
             clients=advances,
             conflicts=list(session.conflicts.values()),
             checkpoints=list(session.checkpoints.values()),
             devices=list(flight.devices.values()),
-            activity=[*flight.activity, *happened(session, now, ended=self._ends)],
+            activity=activity,
             reactions=self.reactions if session.commits else (),
             state=session.saved,
             idempotency=session.idempotency,
         )
         if (
-            session.record == self.recorded
-            and not advances
+            not advances
+            and record == recorded
             and not append.checkpoints
             and not append.devices
             and not append.activity
@@ -533,10 +534,11 @@ class Room:
         self.session.land()
         self.recorded = self.session.record
         self._tell(decided.told)
-        asked = {one.written.checkpoint_id for one in decided.marked}
-        for record in self.session.checkpoints.values():
-            if record.checkpoint_id not in asked:
-                self._tell_mark(encode(CheckpointSaved(shown(record))))
+        if self.session.checkpoints:
+            asked = {one.written.checkpoint_id for one in decided.marked}
+            for record in self.session.checkpoints.values():
+                if record.checkpoint_id not in asked:
+                    self._tell_mark(encode(CheckpointSaved(shown(record))))
         self.inbox.landed(decided)
         self._end()
         self._tell_devices(now)
@@ -719,7 +721,9 @@ class Room:
         if not told:
             return
         common = [data for target, data in told if target is None]
-        special = {target for target, _ in told if target is not None}
+        special: set[Connection] = set()
+        if len(common) < len(told):
+            special.update(target for target, _ in told if target is not None)
         for connection in self.everybody():
             if connection in special:
                 mine = [data for target, data in told if target is None or target is connection]

@@ -39,6 +39,7 @@ from reattach.store.base import (
     Loaded,
     RefusalRecord,
     SavedState,
+    SessionRecord,
 )
 from reattach.wire import (
     By,
@@ -163,6 +164,7 @@ class Session:
         self.schema = schema
         self.fields = Field() if schema is None else schema.fields
         self.guard = Guard(self.fields)
+        self._moved_at: int | None = None
         self.record = loaded.session
         self.document = Document(msgspec.json.decode(loaded.saved.state))
         saved = _saved.decode(loaded.saved.index)
@@ -207,6 +209,22 @@ class Session:
         self._advanced: dict[str, int] = {}
         self._before: tuple[Any, ...] = ()
 
+    @property
+    def record(self) -> SessionRecord:
+        """The session's row as it stands here."""
+        if self._moved_at is not None:
+            # Once for each batch, and not for each of its commits.
+            self.record = msgspec.structs.replace(
+                self._record,
+                version=self.version,
+                last_activity=max(self._moved_at, self._record.last_activity),
+            )
+        return self._record
+
+    @record.setter
+    def record(self, record: SessionRecord) -> None:
+        self._record, self._moved_at = record, None
+
     # The batch in flight
 
     def cut(self, now: int = 0) -> None:
@@ -230,8 +248,10 @@ class Session:
         self.document.settle()
         for name in self._advanced:
             self.clients[name].known = True
+        tail = self.tail
         for commit in self.commits:
-            self._remember(commit.version, commit.body)
+            tail.append((commit.version, commit.body))
+            self.tail_bytes += len(commit.body)
         self._trim()
         self._forget()
 
@@ -356,9 +376,9 @@ class Session:
             )
         if proposal.refused is not None:
             raise proposal.refused
-        if not self.record.is_active:
+        if not self._record.is_active:
             raise ChangeRefused("the session has ended: start another one", code="session_ended")
-        document, undo = self.document, self.document.undo
+        document = self.document
         version = self.version + 1
         merge, settled = self._guarded(proposal, client, at)
         self._check_schema(merge, proposal)
@@ -372,8 +392,6 @@ class Session:
         past = proposal.past
         if past is not None:
             self.mark(f"{MarkKind.BEFORE_RESTORE}.{version}", MarkKind.BEFORE_RESTORE)
-        undo.append((setattr, (self, "version", self.version)))
-        self.version = version
         author: _Author = (None, None, "server")
         if client.source == "device":
             author = (client.device_id, client.user_id, "device")
@@ -381,9 +399,11 @@ class Session:
         by = By(proposal.client_id, proposal.seq, device_id, user_id or proposal.user_id, source)
         if self.authors.get(proposal.client_id) != author:
             self.authors[proposal.client_id] = author
-        records = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
-        # One that the change added to several times is told once, as it is in the end.
-        conflicts = list({one.id: one for one in (*records, *settled)}.values())
+        conflicts: list[Conflict] = []
+        if merge.lost or settled:
+            records = [self._conflict(lost, version, n) for n, lost in enumerate(merge.lost)]
+            # One that the change added to several times is told once, as it is in the end.
+            conflicts = list({one.id: one for one in (*records, *settled)}.values())
         patch = document.take_patch()
         body = encode(
             StateUpdate(version, patch, by, at, conflicts or msgspec.UNSET)
@@ -407,19 +427,19 @@ class Session:
             seq=proposal.seq,
             client_at=proposal.at,
         )
+        # From here on nothing is refused any more: what `abort` sets back needs no undoing.
+        self.version = version
         self.log_bytes += len(body)
         self.commits.append(record)
-        self.record = msgspec.structs.replace(
-            self.record,
-            version=version,
-            last_activity=max(at, self.record.last_activity),
-            is_active=not proposal.ends,
-        )
+        self._moved_at = at if self._moved_at is None else max(at, self._moved_at)
+        if proposal.ends:
+            self.record = msgspec.structs.replace(self.record, is_active=False)
         if proposal.upgrades and self.schema is not None:
             self.record = msgspec.structs.replace(self.record, schema_version=self.schema.version)
             # States that are read from the log on from a saved one are all of its schema.
             self._save_due = True
-        self._mark_step()
+        if self.schema is not None:
+            self._mark_step()
         return record
 
     def _guarded(self, proposal: Proposal, client: Client, at: int) -> tuple[Merge, list[Conflict]]:
@@ -443,7 +463,9 @@ class Session:
         return self._carry_out(proposal, at)
 
     def _carry_out(self, proposal: Proposal, at: int) -> tuple[Merge, list[Conflict]]:
-        base = self._base(proposal)
+        base, astray = proposal.base, False
+        if base is None or base > self.version or proposal.epoch != self._record.epoch:
+            base, astray = self._base(proposal), self._astray(proposal)
         merge = Merge(
             self.document,
             self.index,
@@ -451,7 +473,7 @@ class Session:
                 proposal.client_id,
                 base if proposal.restore is None else self.version,
                 at,
-                self._astray(proposal),
+                astray,
             ),
             self.version + 1,
             nesting=self.limits.max_nesting,

@@ -594,6 +594,16 @@ class Texts:
                     if name != new[-1]
                 }
 
+    def knows(self, path: Path) -> bool:
+        """Say whether there may be histories at or below a path."""
+        node = self._root
+        for token in path:
+            child = node.children.get(token)
+            if child is None:
+                return False
+            node = child
+        return node.history is not None or bool(node.children)
+
     def under(self, path: Path) -> Iterator[tuple[Path, History]]:
         """Go through the histories at and below a path."""
         node = self._root

@@ -44,6 +44,10 @@ def check(value: JSON, *, depth: int, path: str) -> None:
             raise _too_deep(path)
         for key, item in value.items():
             _check_string(key, path)
+            # The most common leaves are looked at here: a call each would cost more than the look.
+            leaf = type(item)
+            if (leaf is str and item.isascii()) or (leaf is int and -_EXACT <= item <= _EXACT):
+                continue
             check(item, depth=depth - 1, path=path)
     elif kind is list:
         if depth <= 0:
@@ -57,6 +61,8 @@ def check(value: JSON, *, depth: int, path: str) -> None:
 
 
 def _check_string(value: JSON, path: str) -> None:
+    if type(value) is str and value.isascii():
+        return
     if type(value) is not str:
         raise ChangeRefused(
             f"expected a string as key, got {type(value).__name__}", code="bad_string", path=path

@@ -7,9 +7,8 @@ at once, and told what became of them. Nobody hears of anything before that.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -104,8 +103,11 @@ class Committer:
                     self.want(member)  # a batch has one part for each session
                     continue
                 sessions.add(member.session_id)
-                with _contained(member):
+                try:
                     part = member.cut()
+                except Exception as error:  # noqa: BLE001 - contained, and told
+                    _break(member, error)
+                else:
                     if part is not None:
                         parts.append((member, part))
             if parts:
@@ -119,8 +121,11 @@ class Committer:
                 outcomes = await self._store.append([part for _, part in parts])
         except StoreRefused as refused:
             if len(parts) == 1:
-                with _contained(parts[0][0]):
-                    parts[0][0].refused(refused)
+                member = parts[0][0]
+                try:
+                    member.refused(refused)
+                except Exception as error:  # noqa: BLE001 - contained, and told
+                    _break(member, error)
                 return
             log.warning("batch refused, trying each session alone", sessions=len(parts))
             for one in parts:
@@ -131,8 +136,10 @@ class Committer:
             self.outage.works()
             self._counts.wrote([part for _, part in parts], outcomes, time.perf_counter() - begun)
             for (member, _), outcome in zip(parts, outcomes, strict=True):
-                with _contained(member):
+                try:
                     member.landed(outcome)
+                except Exception as error:  # noqa: BLE001 - contained, and told
+                    _break(member, error)
         finally:
             late.cancel()
 
@@ -148,15 +155,13 @@ class Committer:
             error=str(error) or type(error).__name__,
         )
         for member, _ in parts:
-            with _contained(member):
+            try:
                 member.lost(error)
+            except Exception as fault:  # noqa: BLE001 - contained, and told
+                _break(member, fault)
 
 
-@contextlib.contextmanager
-def _contained(member: Member) -> Iterator[None]:
+def _break(member: Member, error: Exception) -> None:
     """Keep a fault in one session from ending the writer of all."""
-    try:
-        yield
-    except Exception as error:
-        log.exception("a session failed inside the server and is opened anew")
-        member.broken(error)
+    log.error("a session failed inside the server and is opened anew", exc_info=error)
+    member.broken(error)

@@ -523,9 +523,9 @@ class Host:
         room = self.room
         before, devices = room.recorded, room.written_devices()
         room.land(self._clock.now())
-        commits = list(room.session.commits)
+        commits = room.session.commits
         if self._bus is not None and (commits or devices or room.recorded != before):
-            self._bus.publish(Note(session=room.recorded, commits=commits, devices=devices))
+            self._bus.publish(Note(session=room.recorded, commits=list(commits), devices=devices))
         if commits and room.reactions:
             self._keeper.committed(self)
 
