@@ -157,7 +157,6 @@ class Drafts:
         look: Callable[[Path], Any],
         since: Callable[[Path], int],
         replaced: Callable[[Path, str | None, int], bool],
-        whole: list[tuple[Path, Any]],
     ) -> None:
         self._texts = texts
         self._client = client
@@ -168,7 +167,7 @@ class Drafts:
         self._since = since
         self._replaced = replaced
         self._drafts: dict[Path, Draft] = {}
-        self._whole = whole
+        self.whole: list[tuple[Path, Any]] = []
         """The paths that the change wrote as a whole, and what stood there before."""
 
     def open(self, path: Path, stands: str, *, concurrent: bool) -> Draft | None:
@@ -187,7 +186,7 @@ class Drafts:
         if history is None:
             if concurrent:
                 return None
-            for above, before in self._whole:
+            for above, before in self.whole:
                 if path[: len(above)] == above:
                     return self._own(path, text_of(_dig(before, path[len(above) :])), stands)
             history = self._begin(path, stands)
@@ -226,7 +225,7 @@ class Drafts:
         what it was merged by, if it was. Where it is known that it does not stand, books begin for
         every text in it: their author shows another one than there is.
         """
-        self._whole.append((path, before))
+        self.whole.append((path, before))
         if type(before) is str or type(value) is str:
             self._begin(path, text_of(before))
         if not stands:
@@ -248,7 +247,7 @@ class Drafts:
     def touched(self, path: Path) -> None:
         """Note that a server's edit is about to change what is at or below a path."""
         before = self._look(path)
-        self._whole.append((path, before))
+        self.whole.append((path, before))
         if type(before) is str:
             self._begin(path, before)
         for draft, _ in self._all(path):

@@ -116,7 +116,7 @@ class Merge:
         """What the change does to texts; most changes do nothing to any."""
         if self._drafts is None:
             document, index, author = self.document, self.index, self.author
-            self._drafts = Drafts(
+            self._drafts = drafts = Drafts(
                 self.texts,
                 author.client,
                 author.base,
@@ -125,8 +125,8 @@ class Merge:
                 document.read,
                 index.since,
                 index.replaced,
-                self._overwritten,
             )
+            drafts.whole = self._overwritten
         return self._drafts
 
     def _wrote(self, path: Path, value: Any, before: Any) -> None:

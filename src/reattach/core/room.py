@@ -8,7 +8,7 @@ changes queue up meanwhile, and nothing that depends on the state may be read (`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -70,6 +70,10 @@ from reattach.wire import Schema as SchemaName
 
 __all__ = ["Room", "Welcomes"]
 
+_CLOSED: Final = Phase.CLOSED
+_CHANGE: Final = Act.CHANGE
+"""By names of their own: to find a member in its enum costs a call on Python 3.11, for each frame.
+"""
 _MARK = b'{"type":"checkpoint_saved"'
 """How the frames begin that tell of a mark."""
 
@@ -167,7 +171,9 @@ class Room:
 
     def take_effects(self) -> list[Effect]:
         """Return what is to be carried out, in order, and begin anew."""
-        effects, self._effects = self._effects, []
+        effects = self._effects
+        if effects:
+            self._effects = []
         return effects
 
     def _emit(self, effect: Effect) -> None:
@@ -341,7 +347,7 @@ class Room:
     def receive(self, connection: Connection, frame: Frame, size: int, now: int) -> None:
         """Take a frame from a connection; ``size`` is what it weighed, in bytes."""
         connection.heard_at = now
-        if connection.phase is Phase.CLOSED:
+        if connection.phase is _CLOSED:
             return
         try:
             self._carry_out(connection, frame, size, now)
@@ -350,7 +356,7 @@ class Room:
 
     def _carry_out(self, connection: Connection, frame: Frame, size: int, now: int) -> None:
         act = TRANSITIONS.get((connection.phase, type(frame)))
-        if act is Act.CHANGE:
+        if act is _CHANGE:
             assert isinstance(frame, Change)
             self._take(connection, frame, size)
         elif act is Act.ECHO:

@@ -44,6 +44,9 @@ _MOVED: Final = "who may do what here changed meanwhile: come back"
 _ATTEMPTS: Final = 10
 """How often the log is read on, while others write faster, before a state is sent instead."""
 
+_CLOSED: Final = Phase.CLOSED
+"""By a name of its own: to find a member in its enum costs a call on Python 3.11."""
+
 Identify: TypeAlias = Callable[[str | None], Awaitable[User]]
 """Says who is on a line, given the token of its hello; raises `NotAuthenticated`."""
 
@@ -102,9 +105,9 @@ class Connections:
         """Take a frame, as it came, for the session that the line was opened for."""
         size = len(data)
         phase = connection.phase
-        if phase is Phase.CLOSED:
+        if phase is _CLOSED:
             return
-        connection.heard_at = self._clock.now()
+        now = connection.heard_at = self._clock.now()
         if size > self._limits.max_frame_bytes:
             most = self._limits.max_frame_bytes
             self.hang_up(connection, Close.TOO_LARGE, f"expected frames of at most {most} bytes")
@@ -120,15 +123,15 @@ class Connections:
             else:
                 self.hang_up(connection, Close.BAD_FRAME, error.message)
             return
-        if phase is Phase.GREETING:
+        if host is not None:
+            host.receive(connection, frame, size, now)
+        elif phase is Phase.GREETING:
             if type(frame) is not Hello:
                 self.hang_up(connection, Close.BAD_FRAME, "expected hello as the first frame")
                 return
             connection.phase = Phase.JOINING
             connection.line.pause(True)
             self._registry.tasks.spawn(self._join(connection, session_id, identify, frame))
-        elif host is not None:
-            host.receive(connection, frame, size)
         else:
             # Between its hello and its session: few, since the line is not read from now.
             connection.held.append((frame, size))

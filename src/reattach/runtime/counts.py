@@ -16,6 +16,7 @@ from reattach.store.base import Append, Outcome
 
 __all__ = ["Buckets", "Counts"]
 
+_OK = Outcome.OK
 _PARTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -63,7 +64,7 @@ class Counts(msgspec.Struct):
         self.parts.observe(len(parts))
         self.seconds.observe(seconds)
         for part, outcome in zip(parts, outcomes, strict=True):
-            if outcome is Outcome.OK:
+            if outcome is _OK:
                 self.commits += len(part.commits)
                 self.refusals += len(part.refusals)
             else:

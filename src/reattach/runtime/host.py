@@ -67,6 +67,7 @@ T = TypeVar("T")
 _FIRST_STALE_MS = 5
 """Doubled up to five times, where a session is found moved again and again."""
 _FIRST_RETRY_MS = 50
+_OK = Outcome.OK
 _PATIENCE = 2
 """Ticks without anything written before who waits for it is told."""
 
@@ -117,6 +118,7 @@ class Host:
     ) -> None:
         """Make the host of a room; ``node`` is what this one is called on the bus."""
         self.room = room
+        self.session_id = room.session_id
         self.closed = False
         self.used_at = clock.monotonic()
         self.pins = 0
@@ -151,11 +153,6 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # What others ask of it
-
-    @property
-    def session_id(self) -> str:
-        """The session's id."""
-        return self.room.session_id
 
     @property
     def idle(self) -> bool:
@@ -243,11 +240,10 @@ class Host:
         self.flush()
         return decided
 
-    def receive(self, connection: Connection, frame: Frame, size: int) -> None:
-        """Feed a frame; one that needs durable state waits for it."""
+    def receive(self, connection: Connection, frame: Frame, size: int, now: int) -> None:
+        """Feed a frame that came just ``now``; one that needs durable state waits for it."""
         room = self.room
-        now = self._clock.now()
-        if type(frame) is not RequestSync or room.at_rest:
+        if type(frame) is not RequestSync or room.flight is None:
             room.receive(connection, frame, size, now)
         else:
             self._at_rest.append(lambda: room.receive(connection, frame, size, self._clock.now()))
@@ -449,7 +445,7 @@ class Host:
 
     def cut(self) -> Append | None:
         """Return the part of the next batch."""
-        if self.closed or self._recovering or not self.room.at_rest:
+        if self.closed or self._recovering or self.room.flight is not None:
             return None
         most = 1 if self._singly else None
         part = self.room.cut(self._clock.now(), most=most)
@@ -459,7 +455,7 @@ class Host:
 
     def landed(self, outcome: Outcome) -> None:
         """The part is durable, or the session stood elsewhere."""
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self._told.clear()
             self._busy = 0
             self._singly = max(0, self._singly - 1)
@@ -513,7 +509,7 @@ class Host:
         room = self.room
         while effects := room.take_effects():
             self._carry_out(effects)
-        if room.has_work and room.at_rest and not self._recovering and not self.closed:
+        if room.flight is None and not self._recovering and not self.closed and room.has_work:
             self._committer.want(self)
 
     # Inside
@@ -575,8 +571,10 @@ class Host:
 
     def _rest(self) -> None:
         """The state at hand is durable: let those look who waited, then go on."""
-        self._run_at_rest()
-        self._wake_watchers()
+        if self._at_rest:
+            self._run_at_rest()
+        if self.watchers:
+            self._wake_watchers()
         self.flush()
 
     def _run_at_rest(self) -> None:

@@ -60,6 +60,9 @@ _COPIED: Final = 8192
 """picows 2.3 copies messages up to this size. With a larger one it hands uvloop a view of its own
 buffer and may write the next header over it before that is sent: we frame those ourselves."""
 
+_TEXT_FRAME: Final = WSMsgType.TEXT
+"""By a name of its own: to find a member in its enum costs a call on Python 3.11."""
+
 _TEXT: Final = 0x81
 """The first byte of a text message in one frame."""
 
@@ -261,7 +264,7 @@ class _Pipe(WSListener):
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             raise WSProtocolError(_PROTOCOL_ERROR, "expected no reserved bits")
         kind = frame.msg_type
-        if kind == WSMsgType.TEXT:
+        if kind == _TEXT_FRAME:
             if self._parts is not None:
                 raise WSProtocolError(_PROTOCOL_ERROR, "expected the rest of a message")
             if frame.fin:
@@ -300,7 +303,7 @@ class _Pipe(WSListener):
     def write(self, frames: Sequence[bytes]) -> int:
         """Write text messages, all at once; return how many bytes the loop has yet to write."""
         if len(frames) == 1 and len(frames[0]) <= _COPIED:
-            self._transport.send(WSMsgType.TEXT, frames[0])
+            self._transport.send(_TEXT_FRAME, frames[0])
         else:
             self._network.write(b"".join(_framed(frames)))
         return int(self._network.get_write_buffer_size())

@@ -101,6 +101,8 @@ class Batch:
 
     def outcomes(self, good: Sequence[bool], taken: Sequence[bool]) -> list[Outcome]:
         """Say what became of the parts, in the order in which they came."""
+        if all(good):
+            return [Outcome.OK] * len(self.parts)
         outcomes = [Outcome.STALE] * len(self.parts)
         for place, is_good, is_taken in zip(self._places, good, taken, strict=True):
             if is_good:
