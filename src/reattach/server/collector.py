@@ -13,9 +13,9 @@ from typing import Final
 
 __all__ = ["settle"]
 
-_YOUNG: Final = 20_000
+_YOUNG: Final = 100_000
 """New objects, beyond those that were freed, after which the young ones are looked at."""
-_LOOKS: Final = 20
+_LOOKS: Final = 10
 """Looks at the young ones after which those that were left are looked at, and of these after which
 all are."""
 
