@@ -93,10 +93,10 @@ class Batch:
         pieces = tuple(piece for piece in PIECES if piece in self._rows)
         self.statement = sql.append_statement(pieces)
         self.arguments = [
-            column
+            _written_out(column) if kind in sql.WRITTEN_OUT else column
             for piece in (sql.PARTS, *pieces)
             if piece.types
-            for column in zip(*self._rows[piece], strict=True)
+            for kind, column in zip(piece.types, zip(*self._rows[piece], strict=True), strict=True)
         ]
 
     def outcomes(self, good: Sequence[bool], taken: Sequence[bool]) -> list[Outcome]:
@@ -239,6 +239,11 @@ PIECES: Final = (
     sql.REACTIONS,
     sql.STATES,
 )
+
+
+def _written_out(column: Sequence[int | None]) -> str:
+    """Write numbers or booleans as PostgreSQL's text of an array."""
+    return f"{{{','.join(map(str, column))}}}".replace("None", "NULL")
 
 
 def _joined(steps: Sequence[ClientAdvance]) -> Iterable[ClientAdvance] | None:

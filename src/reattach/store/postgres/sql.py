@@ -25,7 +25,11 @@ from typing import Final, NamedTuple
 from reattach.store.packing import HEAD, MARK
 from reattach.store.shared import IDEMPOTENCY_LIFETIME_MS
 
-__all__ = ["PARTS", "RACED", "Piece", "append_statement"]
+__all__ = ["PARTS", "RACED", "WRITTEN_OUT", "Piece", "append_statement"]
+
+WRITTEN_OUT: Final = frozenset({"bool", "int4", "int8"})
+"""Types whose arrays go to the server as text, ``{1,2,NULL}``: the driver would ask of each element
+whether it is an array itself, which costs more than all else that it does to a number."""
 
 RACED: Final = "reattach: another node was quicker, this is tried again"
 """What the error of a statement says that changed nothing and is to be repeated."""
@@ -370,7 +374,11 @@ def append_statement(pieces: Sequence[Piece]) -> str:
     """
     numbers = count(1)
     arrays = [
-        ", ".join(f"${next(numbers)}::{one}[]" for one in piece.types) for piece in (PARTS, *pieces)
+        ", ".join(
+            f"${next(numbers)}::{'text::' if one in WRITTEN_OUT else ''}{one}[]"
+            for one in piece.types
+        )
+        for piece in (PARTS, *pieces)
     ]
 
     def filled(text: str, arrays: str) -> str:
