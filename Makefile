@@ -9,6 +9,7 @@ SEEDS    ?= 200
 SOAK     ?= 600
 CONNECTIONS ?= 2000
 KILLS    ?= 300
+ROUNDS   ?= 3
 JOBS     ?= 3
 APP      ?= examples.gap_resolution.app:reattach
 
@@ -32,7 +33,7 @@ BUILT  := $(if $(wildcard $(CLIENT)/package.json),$(CLIENT)/dist/index.js) \
           $(if $(wildcard $(PAGE)/web/package.json),$(PAGE)/pages/index.html) \
           $(if $(wildcard $(INSPECTOR)/package.json),$(INSPECTOR_PAGES)/index.html)
 
-.PHONY: help install run run-full test test-full test-browsers simulate soak storm history lint size format types reference wheel pins lock clean
+.PHONY: help install run run-full test test-full test-browsers simulate soak storm history bench lint size format types reference wheel pins lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -88,6 +89,10 @@ history: install ## versions, restores, erasure and storage at full size: 50 kil
 # A minute, most of it to fill the database.
 inspect-many: install ## how long the inspector takes with 100,000 sessions, one of 50,000 commits
 	REATTACH_INSPECT_SESSIONS=100000 $(BIN)/python -m pytest tests/server/test_inspector_size.py
+
+# Medians over ROUNDS, on an otherwise idle machine: about seven minutes.
+bench: install ## how fast it is on this machine, into docs/performance.md
+	$(BIN)/python -m bench --rounds $(ROUNDS)
 
 lint: install ## style and types of Python and TypeScript; a warning is an error
 	$(BIN)/ruff check .
