@@ -12,7 +12,7 @@ import reattach.core
 CORE = Path(reattach.core.__path__[0])
 PACKAGE = CORE.parent
 # What the core may use of the rest of the package: plain data, and errors.
-DATA = {"reattach.errors", "reattach.wire", "reattach.store.base"}
+DATA = {"reattach.errors", "reattach.wire", "reattach.store.base", "reattach.store.seating"}
 # A few modules of the standard library that only compute, and two libraries: one encodes, one
 # compares texts.
 PURE = {

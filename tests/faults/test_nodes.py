@@ -166,3 +166,60 @@ async def test_a_server_that_is_killed_takes_its_connections_along(
             lambda: online(one) == {"device-of-one"}, within=12, what="the node's lease to end"
         )
         await two.close()
+
+
+async def fences(older: WireClient, newer: WireClient, *, within: float) -> None:
+    """The second connection of a client closes the first, on whichever node, in time."""
+    async with older, newer:
+        begun = time.monotonic()
+        assert (await older.closed())[0] == 4409
+        assert time.monotonic() - begun < within
+        assert newer.live
+
+
+@pytest.mark.timeout(120)
+async def test_who_is_where_while_redis_is_gone(
+    servers: list[ServerProcess], valkey: ValkeyServer
+) -> None:
+    """Within two seconds by the database, a dead node's after its lease; then by Redis again."""
+    first, second = (server.ws_url for server in servers)
+
+    async def all_see(*names: str, within: float) -> None:
+        devices = {f"device-of-{name}" for name in names}
+        for client in clients:
+            await until(
+                lambda client=client: online(client) == devices,  # type: ignore[misc]
+                within=within,
+                what=f"{client.client_id} to see {sorted(devices)}",
+            )
+
+    async with (
+        WireClient(first, "s", "one", create={"n": 0}) as one,
+        WireClient(first, "s", "two") as two,
+    ):
+        clients = [one, two]
+        three = WireClient(second, "s", "three")
+        await three.connect()
+        clients.append(three)
+        await all_see("one", "two", "three", within=5)
+        told = len(one.of_type("devices"))
+        await valkey.kill()
+        four = WireClient(second, "s", "four")
+        await four.connect()
+        clients.append(four)
+        await all_see("one", "two", "three", "four", within=2)
+        later = [device for frame in one.of_type("devices")[told:] for device in frame["devices"]]
+        assert all(device["online"] for device in later), "not even for a moment"
+        await four.close()
+        clients.remove(four)
+        await all_see("one", "two", "three", within=2)
+        await fences(WireClient(first, "s", "moves"), WireClient(second, "s", "moves"), within=2)
+        servers[1].signal(signal.SIGKILL)
+        clients.remove(three)
+        await all_see("one", "two", within=12)
+        await servers[1].start()
+        await valkey.start()
+        await three.connect()
+        await all_see("one", "two", "three", within=5)
+        await fences(WireClient(first, "s", "last"), WireClient(second, "s", "last"), within=1)
+        await three.close()

@@ -43,6 +43,7 @@ from reattach.store.base import (
     Tombstone,
 )
 from reattach.store.memory import MemoryStore
+from reattach.store.seating import Neighbour, Seated, Seating
 from tests.support.wire_client import Frame, Replica
 
 T = TypeVar("T")
@@ -119,8 +120,12 @@ class Gate:
 class FaultyStore:
     """A store whose next calls can be made to fail: `store.next("append", down(), down())`."""
 
-    def __init__(self, inner: Store) -> None:
+    def __init__(self, inner: Store, *, shared: bool = False) -> None:
         self.inner = inner
+        self.seating: Seating | None = None
+        if shared:
+            assert inner.seating is not None
+            self.seating = FaultySeating(self._call, inner.seating)
         self.asked: list[Sequence[Append]] = []
         """The batches, as they were asked for."""
         self.calls: list[str] = []
@@ -342,11 +347,43 @@ class FaultyStore:
         return await self._call("idempotent", lambda: self.inner.idempotent(user_id, route, key))
 
 
+class FaultySeating:
+    """The part of a `FaultyStore` by which nodes know of each other: its methods fail as others."""
+
+    def __init__(self, call: Callable[[str, Work], Awaitable[Any]], inner: Seating) -> None:
+        self._call = call
+        self._inner = inner
+
+    async def renew(self, node: str, lease_ms: int) -> tuple[int, Sequence[Neighbour]]:
+        found: tuple[int, Sequence[Neighbour]] = await self._call(
+            "renew", lambda: self._inner.renew(node, lease_ms)
+        )
+        return found
+
+    async def seat(self, node: str, told: int, seats: Sequence[Seated]) -> None:
+        await self._call("seat", lambda: self._inner.seat(node, told, seats))
+
+    async def look(
+        self, node: str, session_ids: Sequence[str]
+    ) -> tuple[Sequence[Neighbour], Sequence[Seated]]:
+        found: tuple[Sequence[Neighbour], Sequence[Seated]] = await self._call(
+            "look", lambda: self._inner.look(node, session_ids)
+        )
+        return found
+
+    async def leave(self, node: str) -> None:
+        await self._call("leave", lambda: self._inner.leave(node))
+
+    async def sweep(self, dead_ms: int) -> None:
+        await self._call("sweep", lambda: self._inner.sweep(dead_ms))
+
+
 class HandClock:
     """Time that passes when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "id") -> None:
         self._now = 1_700_000_000_000
+        self._name = name
         self._ids = 0
         self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -363,7 +400,7 @@ class HandClock:
 
     def new_id(self) -> str:
         self._ids += 1
-        return f"id-{self._ids}"
+        return f"{self._name}-{self._ids}"
 
     def random(self) -> float:
         return 0.5
@@ -546,9 +583,12 @@ class Node:
 async def running(
     inner: Store | None = None, *, timeout_ms: int = 5_000, limits: Limits | None = None, **o: Any
 ) -> AsyncIterator[Node]:
-    """A node that runs, and is stopped in good order. Nobody is silent for too long."""
-    store = FaultyStore(inner or MemoryStore())
-    clock = HandClock()
+    """A node that runs, and is stopped in good order. Nobody is silent for too long.
+
+    With `shared` it knows of others by the database.
+    """
+    store = FaultyStore(inner or MemoryStore(), shared=o.pop("shared", False))
+    clock = o.pop("clock", None) or HandClock()
     registry = Registry(
         store,
         limits or Limits(heartbeat_timeout_ms=10**12),

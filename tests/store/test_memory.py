@@ -3,10 +3,19 @@ from __future__ import annotations
 import pytest
 
 from reattach.store.memory import MemoryStore
-from reattach.testing.store import DAY_MS, T0, USER, MakeStore, StoreSuite, answer, creation
+from reattach.testing.store import (
+    DAY_MS,
+    T0,
+    USER,
+    MakeStore,
+    SeatingSuite,
+    StoreSuite,
+    answer,
+    creation,
+)
 
 
-class TestMemoryStore(StoreSuite):
+class TestMemoryStore(StoreSuite, SeatingSuite):
     @pytest.fixture
     def make_store(self) -> MakeStore:
         return MemoryStore

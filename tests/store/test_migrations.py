@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from alembic.script import ScriptDirectory
+from msgspec.structs import astuple
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -22,14 +23,16 @@ from reattach.store.base import Outcome
 from reattach.store.postgres import PostgresStore
 from reattach.store.sqlite import SQLiteStore
 from reattach.store.tables import REVISIONS, metadata
-from reattach.testing.store import change, creation, row
+from reattach.testing.store import answer, change, creation, row
 from tests.support.paths import BIN
 from tests.support.postgres import PASSWORD, Postgres
 
-# Columns, keys and indexes, in no order: a column that comes later stands at the end.
+# Tables, columns, keys and indexes, in no order: a column that comes later stands at the end.
 CATALOGUE = """
 SELECT 'column', concat_ws(' ', table_name, column_name, data_type, collation_name, is_nullable,
     column_default) FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'table', concat_ws(' ', relname, relpersistence) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
 UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'
 UNION ALL SELECT 'constraint', conrelid::regclass || ' ' || pg_get_constraintdef(oid)
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace
@@ -99,6 +102,23 @@ async def test_older_file_is_migrated_when_it_is_opened(tmp_path: Path, numbered
     assert form(path) == form(tmp_path / "new.db")
 
 
+async def test_keys_of_requests_stay_when_their_table_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    await asyncio.to_thread(at_revision, path, "0004")
+    kept = answer("k1")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO meta VALUES ('identity', 'here')")
+        db.execute(
+            "INSERT INTO idempotency_keys (user_id, route, key, request, status, headers, body,"
+            " created_at, session_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 's1')",
+            astuple(kept),
+        )
+    store = SQLiteStore(path)
+    await store.open()
+    assert await store.idempotent(kept.user_id, kept.route, kept.key) == kept
+    await store.close()
+
+
 async def test_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     await asyncio.to_thread(at_revision, path, REVISIONS[0])
@@ -152,6 +172,9 @@ async def test_sum_of_migrations_on_postgres(postgres: Postgres, url: str) -> No
     found = await catalogue(url)
     assert found == await catalogue(wanted)
     assert len(found) > len(metadata.sorted_tables)
+    assert {what[:-2] for kind, what in found if kind == "table" and what.endswith(" u")} == {
+        *("nodes", "seats")
+    }
     # Ids are compared by their bytes, whatever language the server is set to.
     texts = [what for kind, what in found if kind == "column" and " text " in what]
     assert texts

@@ -30,6 +30,7 @@ from reattach.testing.store import (
     USER,
     DurableStoreSuite,
     MakeStore,
+    SeatingSuite,
     access,
     activity,
     advance,
@@ -101,7 +102,7 @@ async def waits_for_a_lock(db: Connection) -> None:
     await until(waits, within=5, what="an append that waits for a lock")
 
 
-class TestPostgresStore(DurableStoreSuite):
+class TestPostgresStore(DurableStoreSuite, SeatingSuite):
     @pytest.fixture
     def make_store(self, url: str) -> MakeStore:
         return lambda: PostgresStore(url)
@@ -170,7 +171,16 @@ def test_erase_names_every_table() -> None:
 def test_every_key_starts_with_the_session() -> None:
     for table in metadata.sorted_tables:
         first = next(iter(table.primary_key)).name
-        assert first == {"meta": "key", "idempotency_keys": "user_id"}.get(table.name, "session_id")
+        assert first == {"meta": "key", "nodes": "node"}.get(table.name, "session_id")
+
+
+async def test_who_is_connected_is_looked_up(url: str) -> None:
+    """Of a million sessions' seats only those that are asked for are read; nodes are few."""
+    for statement in (sql.LOOK_AROUND, sql.WRITE_SEATS):
+        for step in await plans(url, statement):
+            if step.get("Relation Name") == "seats" and step["Node Type"] != "ModifyTable":
+                assert "Scan" in step["Node Type"]
+                assert "session_id" in step["Index Cond"], step
 
 
 async def test_an_append_is_one_statement(store: PostgresStore) -> None:

@@ -1,10 +1,10 @@
-"""Who is connected to a session on other nodes, as these tell it.
+"""Who is connected to a session on other nodes, as these tell it, by a bus or by the database.
 
 Nodes tell each other their whole list (`Seat`s) whenever it changes, with a number that grows, so
-that lists may be lost, late and repeated. A client that is connected twice is the newer one's: each
-seat has the moment since which it is taken, and a node gives one out that is later than all it
-knows of that client. Where clocks differ and a list was lost, the wrong one of the two may be sent
-away; it comes back, and is then the newer one.
+that lists may be lost, late and repeated, and come by both ways. A client that is connected twice
+is the newer one's: each seat has the moment since which it is taken, and a node gives one out that
+is later than all it knows of that client. Where clocks differ and a list was lost, the wrong one of
+the two may be sent away; it comes back, and is then the newer one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class Elsewhere:
     def shared(self) -> bool:
         """Whether another node is known to have the session open, or to have had it."""
         return bool(self._lists)
+
+    def nodes(self) -> set[str]:
+        """Return the nodes that are known to have the session open, or to have had it."""
+        return set(self._lists)
 
     def hear(self, node: str, number: int, seats: Sequence[Seat]) -> bool:
         """Take in a node's list; False where a newer one came before."""

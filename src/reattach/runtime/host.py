@@ -30,6 +30,7 @@ from reattach.core.effects import (
     Send,
     Settle,
 )
+from reattach.core.elsewhere import Seat
 from reattach.core.past import Past
 from reattach.core.room import Room
 from reattach.core.session import Proposal
@@ -100,6 +101,9 @@ class Keeper(Protocol):
     def readmit(self, host: Host) -> None:
         """At rest: it was changed who may do what. Have it so on every connection."""
 
+    def seated(self, host: Host) -> None:
+        """Somebody came to the session here, or left."""
+
 
 class Host:
     """One open session. It is a member of the committer."""
@@ -133,12 +137,15 @@ class Host:
         self._keeper = keeper
         self._bus = bus
         self._node = node
-        self._announced = 0
         self.log_bytes_held = 0
         """What the log weighed, after the newest state in the database, at the last snapshot."""
         self.announced_at = clock.monotonic()
         """When the other nodes were last told who is connected here."""
+        self.announced = 0
+        """The number of that list."""
         self._recovering = False
+        self._meeting = False
+        """Whether devices are being read that are connected elsewhere and not known here."""
         self._singly = 0
         """How many changes are to be decided one at a time, to find a poisoned one."""
         self._stale = 0
@@ -363,26 +370,43 @@ class Host:
 
     def hear_roster(self, roster: Roster) -> None:
         """Take in who is connected on another node, and where the session stands there."""
-        room = self.room
         if self.closed:
             return
-        room.hear_seats(
-            roster.node,
-            roster.number,
-            roster.seats,
-            self._clock.now(),
-            goes_first=roster.node > self._node,
-        )
-        if roster.asks:
-            self.announce()
-        stands = room.recorded
+        self._hear_seats(roster.node, roster.number, roster.seats)
+        stands = self.room.recorded
         if roster.epoch != stands.epoch or roster.version > stands.version:
             # What was said of it was lost, or is being written here as well.
-            if room.at_rest:
+            if self.room.at_rest:
                 self.check()
-        elif room.devices.lacks(seat.device_id for seat in roster.seats):
-            self._spawn(self._meet_devices())
+        elif self._lacks_devices(roster.seats):
+            self._spawn(self._read_devices())
         self.flush()
+
+    def hear_seats(self, node: str, number: int, seats: Sequence[Seat]) -> None:
+        """Take in who is connected on another node, by its list of that number.
+
+        Where devices among them are not known here, they are read first, and told at once with it.
+        The list is expected to come again, until it was taken in.
+        """
+        if self._meeting:
+            return
+        if not self.closed and self._lacks_devices(seats):
+            self._meeting = True
+            self._spawn(self._meet(node, number, seats))
+        elif not self.closed:
+            self._hear_seats(node, number, seats)
+            self.flush()
+
+    async def _meet(self, node: str, number: int, seats: Sequence[Seat]) -> None:
+        await self._read_devices()
+        self._meeting = False
+        if not self.closed:
+            self._hear_seats(node, number, seats)
+            self.flush()
+
+    def _hear_seats(self, node: str, number: int, seats: Sequence[Seat]) -> None:
+        now = self._clock.now()
+        self.room.hear_seats(node, number, seats, now, goes_first=node > self._node)
 
     def hear_whisper(self, whisper: Whisper) -> None:
         """Send on what somebody on another node wants to be seen."""
@@ -394,27 +418,10 @@ class Host:
         self.room.lose_node(node, self._clock.now())
         self.flush()
 
-    def announce(self, *, asks: bool = False) -> None:
-        """Tell the other nodes who is connected here; with ``asks`` they are to tell, too."""
-        if self._bus is None:
-            return
-        self.announced_at = self._clock.monotonic()
-        # Greater than those of an earlier host of this session on this node, too.
-        self._announced = max(self._announced + 1, self.announced_at)
-        recorded = self.room.recorded
-        self._bus.publish(
-            Roster(
-                session_id=recorded.session_id,
-                node=self._node,
-                number=self._announced,
-                epoch=recorded.epoch,
-                version=recorded.version,
-                seats=self.room.seats(),
-                asks=asks,
-            )
-        )
+    def _lacks_devices(self, seats: Sequence[Seat]) -> bool:
+        return self.room.devices.lacks(seat.device_id for seat in seats)
 
-    async def _meet_devices(self) -> None:
+    async def _read_devices(self) -> None:
         devices = await self._insist(lambda: self._store.devices(self.room.session_id))
         if devices is not None and not self.closed:
             self.room.devices.hear(devices)
@@ -567,7 +574,7 @@ class Host:
                     exc_info=effect.error,
                 )
         if announced:
-            self.announce()
+            self._keeper.seated(self)
 
     def _rest(self) -> None:
         """The state at hand is durable: let those look who waited, then go on."""

@@ -261,7 +261,7 @@ class Registry:
         finally:
             if session_id not in self.hosts:
                 self.bus.unwatch(session_id)
-        host.announce(asks=True)
+        self.nodes.announce(host, asks=True)
         return host
 
     async def _load(self, session_id: str) -> Host:
@@ -302,6 +302,10 @@ class Registry:
     def readmit(self, host: Host) -> None:
         """Who may do what has changed: have it so on every connection."""
         self.members.readmit(host)
+
+    def seated(self, host: Host) -> None:
+        """Somebody came to a session here, or left."""
+        self.nodes.seated(host)
 
     def _hold(self, host: Host) -> None:
         """Have a snapshot of a session held, if it is worth it."""

@@ -31,6 +31,8 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
+from reattach.store.seating import Seating
+
 __all__ = [
     "Activity",
     "Append",
@@ -426,6 +428,10 @@ class Store(Protocol):
 
     Pages raise `BadRequest` for an ``after`` that no page gave as its ``next``.
     """
+
+    @property
+    def seating(self) -> Seating | None:
+        """What several nodes know of each other by this database; None where it has one alone."""
 
     async def open(self) -> str:
         """Prepare the database, take hold of it, and return its identity (a random string)."""

@@ -39,6 +39,7 @@ from reattach.store.base import (
     Standing,
     Tombstone,
 )
+from reattach.store.seating import LEFT, Neighbour, Seated
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     aged,
@@ -53,7 +54,7 @@ from reattach.store.shared import (
     weight_of,
 )
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemorySeating", "MemoryStore"]
 
 _Key = tuple[str, str, str]
 
@@ -115,6 +116,8 @@ class MemoryStore:
         self._erased: dict[str, Tombstone] = {}
         self._keys: dict[_Key, tuple[str, IdempotencyRecord]] = {}
         self._leases: dict[str, tuple[str, int]] = {}
+        self.seating = MemorySeating(self, now)
+        """Who is connected where."""
 
     def copy(self) -> MemoryStore:
         """Return another store with the same content, as a backup that was put back would have."""
@@ -227,6 +230,7 @@ class MemoryStore:
             self._keys = {
                 key: kept for key, kept in self._keys.items() if kept[0] != part.session_id
             }
+            self.seating.erase(part.session_id)
         else:
             self._write(part)
         if part.idempotency is not None:
@@ -755,6 +759,70 @@ class MemoryStore:
         if record is None or record.created_at <= self._now() - IDEMPOTENCY_LIFETIME_MS:
             return None
         return record
+
+
+class MemorySeating:
+    """Who is connected where, of the nodes that share a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, now: Callable[[], int]) -> None:
+        self._store = store
+        self._now = now
+        self._nodes: dict[str, tuple[int, int]] = {}
+        """Until when each lives, and what it has told."""
+        self._seats: dict[tuple[str, str], Seated] = {}
+
+    async def renew(self, node: str, lease_ms: int) -> tuple[int, Sequence[Neighbour]]:
+        """Live for so long from now on."""
+        await self._store.check()
+        told = max(0, self._nodes.get(node, (0, 0))[1])
+        self._nodes[node] = self._now() + lease_ms, told
+        return told, self._others(node)
+
+    async def seat(self, node: str, told: int, seats: Sequence[Seated]) -> None:
+        """Write who is connected to this node."""
+        await self._store.check()
+        for one in seats:
+            if one.body is None:
+                self._seats.pop((one.session_id, node), None)
+            else:
+                self._seats[one.session_id, node] = one
+        if node in self._nodes:
+            self._nodes[node] = self._nodes[node][0], told
+
+    async def look(
+        self, node: str, session_ids: Sequence[str]
+    ) -> tuple[Sequence[Neighbour], Sequence[Seated]]:
+        """Read who is connected to other nodes that live, and these nodes."""
+        await self._store.check()
+        others = self._others(node)
+        living = [one.node for one in others if one.told != LEFT]
+        found = (self._seats.get((name, other)) for name in session_ids for other in living)
+        return others, [one for one in found if one is not None]
+
+    async def leave(self, node: str) -> None:
+        """Live no more."""
+        await self._store.check()
+        if node in self._nodes:
+            self._nodes[node] = self._now(), LEFT
+
+    async def sweep(self, dead_ms: int) -> None:
+        """Remove all of nodes whose lease ended so long ago, or that are not known at all."""
+        await self._store.check()
+        ended = self._now() - dead_ms
+        self._nodes = {name: one for name, one in self._nodes.items() if one[0] > ended}
+        self._seats = {key: one for key, one in self._seats.items() if key[1] in self._nodes}
+
+    def erase(self, session_id: str) -> None:
+        """Forget a session."""
+        self._seats = {key: one for key, one in self._seats.items() if key[0] != session_id}
+
+    def _others(self, node: str) -> list[Neighbour]:
+        now = self._now()
+        return [
+            Neighbour(node=name, lives_ms=0 if told == LEFT else until - now, told=told)
+            for name, (until, told) in self._nodes.items()
+            if name != node and (until > now or told == LEFT)
+        ]
 
 
 def _key(record: IdempotencyRecord) -> _Key:

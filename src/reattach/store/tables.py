@@ -13,8 +13,12 @@ Where the indexes come from, measured on SQLite with batches of 200 one-commit s
   ``last_activity``, kept by each commit; a session that never had a member (its access version is
   0) does not pay for it.
 
-Every key starts with the session's id, so that a database can be split by session; idempotency
-keys, which must be found before there is a session, start with the user's.
+Every primary key starts with the session's id, so that a database can be split by session. What is
+of no session is in `meta` and `nodes`, a few rows each. An ``Idempotency-Key`` has to be found
+where there is no session yet: by a unique index, which starts with the user's id.
+
+Who is connected (`nodes`, `seats`) is true for seconds. Its tables are unlogged on PostgreSQL:
+nothing that a crash takes from them is missed, and to write them waits for no disk.
 
 What may hold any character that JSON can (a path) is kept as UTF-8 bytes: PostgreSQL's text has no
 U+0000. Times are milliseconds since 1970.
@@ -25,6 +29,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     Column,
@@ -33,6 +38,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    event,
     text,
 )
 from sqlalchemy import Text as PlainText
@@ -40,7 +46,7 @@ from sqlalchemy.dialects.postgresql import TEXT
 
 __all__ = ["REVISIONS", "metadata"]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """The forms that the tables have had, oldest first, as `reattach.store.migrations` makes them. This
 code reads and writes the last; which one a database has, its ``alembic_version`` says."""
 
@@ -238,6 +244,8 @@ session_checkpoints = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
+    # Answers hold state: they go when their session is erased.
+    Column("session_id", Text, primary_key=True),
     Column("user_id", Text, primary_key=True),
     Column("route", Text, primary_key=True),
     Column("key", Text, primary_key=True),
@@ -246,11 +254,10 @@ idempotency_keys = Table(
     Column("headers", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # Answers hold state: they go when their session is erased.
-    Column("session_id", Text, nullable=False),
+    # A key is a user's, whichever session it came to; and one that creates a session has none yet.
+    Index(None, "user_id", "route", "key", unique=True),
     # The oldest, to remove what is older than a day.
     Index(None, "created_at"),
-    Index(None, "session_id"),
 )
 
 erased_sessions = Table(
@@ -263,3 +270,31 @@ erased_sessions = Table(
     Column("members", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# A SQLite file has one node: there these two stay empty.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", Text, primary_key=True),
+    # By the database's own clock.
+    Column("leased_until", BigInteger, nullable=False),
+    # What it said of its sessions up to this number is in `seats`; 0: nothing is, -1: it has left.
+    Column("told", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+seats = Table(
+    "seats",
+    metadata,
+    Column("session_id", Text, primary_key=True),
+    Column("node", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    # Who of the session is connected to the node, as MessagePack.
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+_UNLOGGED: Final = DDL("ALTER TABLE %(table)s SET UNLOGGED")  # type: ignore[no-untyped-call]
+
+for _table in (nodes, seats):
+    event.listen(_table, "after_create", _UNLOGGED.execute_if(dialect="postgresql"))

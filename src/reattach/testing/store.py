@@ -7,8 +7,8 @@ A back end joins with one fixture, which makes stores on one and the same place:
         def make_store(self, tmp_path: Path) -> MakeStore:
             return lambda: MyStore(tmp_path / "sessions")
 
-A store whose data ends with the object takes `StoreSuite` instead. The tests are coroutines, run by
-pytest-asyncio.
+A store whose data ends with the object takes `StoreSuite` instead; one that several nodes may share
+takes `SeatingSuite`, too. The tests are coroutines, run by pytest-asyncio.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ from reattach.store.base import (
     Store,
     Tombstone,
 )
+from reattach.store.seating import LEFT, Neighbour, Seated, Seating
 
 __all__ = [
     "DurableStoreSuite",
     "MakeStore",
+    "SeatingSuite",
     "StoreSuite",
     "advance",
     "change",
@@ -1861,3 +1863,104 @@ class DurableStoreSuite(StoreSuite):
                 await store.append([creation("s0"), part])
             assert await store.session("s0") is None
         assert list(await store.append([creation("s0"), creation("s1")])) == [OK, OK]
+
+
+@pytest.mark.asyncio
+class SeatingSuite:
+    """The law of `reattach.store.seating`, beside `StoreSuite`, whose ``store`` it takes."""
+
+    @pytest.fixture
+    def seating(self, store: Store) -> Seating:
+        """Return what is tested."""
+        assert store.seating is not None, "a store without it does not take this suite"
+        return store.seating
+
+    async def test_nodes_that_live(self, seating: Seating) -> None:
+        """Each sees the others, and for how long."""
+        assert await seating.renew("one", 60_000) == (0, [])
+        assert _lives((await seating.renew("two", 60_000))[1], "one", 50_000, 60_000)
+        assert _lives((await seating.renew("one", 30_000))[1], "two", 50_000, 60_000)
+        assert _lives((await seating.look("two", []))[0], "one", 20_000, 30_000)
+
+    async def test_a_lease_that_ends(self, seating: Seating) -> None:
+        """Whoever does not renew it is gone, with all who were connected there."""
+        await seating.renew("one", 1)
+        await seating.seat("one", 1, [_seated("s1", "one", 1)])
+        deadline = time.monotonic() + 5
+        while (await seating.look("two", ["s1"])) != ([], []):
+            assert time.monotonic() < deadline, "the lease of a millisecond has not ended"
+            await asyncio.sleep(0.002)
+        assert (await seating.renew("one", 60_000))[0] == 1, "nobody has swept it away"
+        assert (await seating.look("two", ["s1"]))[1] == [_seated("s1", "one", 1)]
+
+    async def test_who_is_connected(self, seating: Seating) -> None:
+        """Only to other nodes, and only of the sessions that were asked for."""
+        for node in ("one", "two", "three"):
+            await seating.renew(node, 60_000)
+        mine = [_seated("s1", "one", 4, body=b"\x00"), _seated("s2", "one", 5)]
+        await seating.seat("one", 5, mine)
+        await seating.seat("two", 7, [_seated("s1", "two", 7, body=b"theirs")])
+        neighbours, found = await seating.look("three", ["s1", "nowhere"])
+        assert {(one.node, one.told) for one in neighbours} == {("one", 5), ("two", 7)}
+        assert sorted(found, key=lambda one: one.node) == [
+            mine[0],
+            _seated("s1", "two", 7, body=b"theirs"),
+        ]
+        assert (await seating.look("one", ["s1", "s2"]))[1] == [
+            _seated("s1", "two", 7, body=b"theirs")
+        ]
+
+    async def test_who_left(self, seating: Seating) -> None:
+        """A row goes with the last who was connected, and what was told tells so."""
+        await seating.renew("one", 60_000)
+        await seating.seat("one", 2, [_seated("s1", "one", 1), _seated("s2", "one", 2)])
+        later = [_seated("s1", "one", 3, body=None), _seated("s2", "one", 4, body=b"fewer")]
+        await seating.seat("one", 4, later)
+        await seating.seat("one", 5, [])
+        neighbours, found = await seating.look("two", ["s1", "s2"])
+        assert [one.told for one in neighbours] == [5]
+        assert found == [later[1]]
+
+    async def test_a_node_that_leaves(self, seating: Seating) -> None:
+        """It is not to be waited for, and may come again."""
+        await seating.renew("one", 60_000)
+        await seating.seat("one", 1, [_seated("s1", "one", 1)])
+        await seating.leave("one")
+        left = Neighbour(node="one", lives_ms=0, told=LEFT)
+        assert await seating.look("two", ["s1"]) == ([left], [])
+        assert (await seating.renew("two", 60_000))[1] == [left]
+        assert (await seating.renew("one", 60_000))[0] == 0
+
+    async def test_dead_nodes_are_swept_away(self, seating: Seating) -> None:
+        """And those that were swept away by mistake are told to write all that they know."""
+        for node in ("dead", "one", "two"):
+            await seating.renew(node, 60_000 if node != "dead" else -1_000)
+            await seating.seat(node, 1, [_seated("s1", node, 1)])
+        await seating.sweep(10_000)
+        assert (await seating.renew("dead", 60_000))[0] == 1, "it is not dead for long"
+        await seating.renew("dead", -20_000)
+        # Of a node that is not known: it wrote after it had been swept away.
+        await seating.seat("unknown", 1, [_seated("s1", "unknown", 1)])
+        await seating.sweep(10_000)
+        assert (await seating.look("two", ["s1"]))[1] == [_seated("s1", "one", 1)]
+        for node in ("dead", "unknown"):
+            assert (await seating.renew(node, 60_000))[0] == 0
+        assert (await seating.look("two", ["s1"]))[1] == [_seated("s1", "one", 1)]
+
+    async def test_seats_go_with_their_session(self, store: Store, seating: Seating) -> None:
+        """What is erased leaves nothing behind."""
+        await store.append([creation("s1")])
+        await seating.renew("one", 60_000)
+        await seating.seat("one", 1, [_seated("s1", "one", 1)])
+        assert list(await store.append([erasure("s1", 0)])) == [OK]
+        assert (await seating.look("two", ["s1"]))[1] == []
+
+
+def _seated(session_id: str, node: str, number: int, body: bytes | None = b"seats") -> Seated:
+    return Seated(session_id=session_id, node=node, number=number, body=body)
+
+
+def _lives(neighbours: Sequence[Neighbour], node: str, least: int, most: int) -> bool:
+    """Say whether there is one neighbour, which has told nothing and lives so long, ms."""
+    (one,) = neighbours
+    return (one.node, one.told) == (node, 0) and least < one.lives_ms <= most

@@ -64,6 +64,7 @@ from reattach.store.postgres.rows import (
     to_refusal,
     to_session,
 )
+from reattach.store.postgres.seating import PostgresSeating
 from reattach.store.shared import (
     IDEMPOTENCY_LIFETIME_MS,
     MAX_INTEGER,
@@ -128,6 +129,8 @@ class PostgresStore:
         self._identity: str | None = None
         self._writers: Connections | None = None
         self._readers: Connections | None = None
+        self.seating = PostgresSeating(self._all)
+        """Who is connected where."""
 
     async def open(self) -> str:
         """Look at the server and the tables, and return the database's identity.

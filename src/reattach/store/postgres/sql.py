@@ -420,6 +420,7 @@ ERASE_REST: Final = (
     "DELETE FROM session_activity_log WHERE session_id = $1",
     "DELETE FROM session_checkpoints WHERE session_id = $1",
     "DELETE FROM idempotency_keys WHERE session_id = $1",
+    "DELETE FROM seats WHERE session_id = $1",
 )
 
 # A part that has members removed and put removes first.
@@ -910,6 +911,65 @@ READ_KEY: Final = """
 SELECT user_id, route, key, request, status, headers, body, created_at FROM idempotency_keys
 WHERE user_id = $1 AND route = $2 AND key = $3 AND created_at > $4
 """
+
+# --- Nodes, by the server's clock -----------------------------------------------------------------
+
+
+def _timed(statement: str) -> str:
+    """Put the time in, ms since 1970, for each ``{now}``."""
+    return statement.replace("{now}", "(extract(epoch FROM clock_timestamp()) * 1000)::int8")
+
+
+RENEW_NODE: Final = _timed("""
+INSERT INTO nodes (node, leased_until, told) VALUES ($1, {now} + $2::int8, 0)
+ON CONFLICT (node) DO UPDATE SET
+    leased_until = excluded.leased_until, told = GREATEST(nodes.told, 0)
+RETURNING told
+""")
+
+NEIGHBOURS: Final = _timed("""
+SELECT node, CASE told WHEN -1 THEN 0 ELSE leased_until - {now} END, told FROM nodes
+WHERE node <> $1 AND (leased_until > {now} OR told = -1)
+""")
+
+WRITE_SEATS: Final = """
+WITH brought AS (
+    SELECT * FROM unnest($3::text[], $4::int8[], $5::bytea[]) AS row (session_id, number, body)
+),
+taken AS (
+    INSERT INTO seats (session_id, node, number, body)
+    SELECT session_id, $1, number, body FROM brought WHERE body IS NOT NULL ORDER BY session_id
+    ON CONFLICT (session_id, node) DO UPDATE SET number = excluded.number, body = excluded.body
+),
+given_up AS (
+    DELETE FROM seats USING brought
+    WHERE seats.session_id = brought.session_id AND seats.node = $1 AND brought.body IS NULL
+)
+UPDATE nodes SET told = $2 WHERE node = $1
+"""
+
+LOOK_AROUND: Final = _timed("""
+WITH others AS MATERIALIZED (
+    SELECT node, CASE told WHEN -1 THEN 0 ELSE leased_until - {now} END AS lives_ms, told FROM nodes
+    WHERE node <> $1 AND (leased_until > {now} OR told = -1)
+)
+SELECT node, lives_ms, told, NULL::int8, NULL::int8, NULL::bytea FROM others
+UNION ALL
+SELECT others.node, 0, 0, asked.number, seats.number, seats.body
+FROM unnest($2::text[]) WITH ORDINALITY AS asked (session_id, number)
+JOIN seats ON seats.session_id = asked.session_id
+JOIN others ON others.node = seats.node AND told <> -1
+""")
+
+LEAVE_NODE: Final = _timed("UPDATE nodes SET leased_until = {now}, told = -1 WHERE node = $1")
+
+# Whoever was swept away and lives is told so by its next renewal, and writes all of its rows anew.
+# Seats are read through only where a node has gone: they may be many, and have no index for it.
+SWEEP_NODES: Final = _timed("""
+WITH gone AS (DELETE FROM nodes WHERE leased_until <= {now} - $1::int8 RETURNING 1)
+DELETE FROM seats WHERE EXISTS (SELECT FROM gone)
+    AND node NOT IN (SELECT node FROM nodes WHERE leased_until > {now} - $1::int8)
+""")
 
 # --- What a new connection looks at ---------------------------------------------------------------
 

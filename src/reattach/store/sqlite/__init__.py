@@ -106,6 +106,9 @@ class SQLiteStore:
     `StoreUnavailable` alone.
     """
 
+    seating: Final = None
+    """One node holds a file."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -204,6 +204,7 @@ ERASE_REST: Final = (
     "DELETE FROM session_activity_log WHERE session_id = ?",
     "DELETE FROM session_checkpoints WHERE session_id = ?",
     "DELETE FROM idempotency_keys WHERE session_id = ?",
+    "DELETE FROM seats WHERE session_id = ?",
 )
 
 INSERT_TOMBSTONE: Final = """

@@ -126,6 +126,9 @@ class Database:
 class Handle:
     """One node's way to the database, until the node dies: a `Store`."""
 
+    seating = None
+    """Who is where is not played."""
+
     def __init__(self, database: Database) -> None:
         """Make a way; it stands at once."""
         self.loaded: set[str] = set()
