@@ -9,9 +9,10 @@ from typing import Any, Final
 import structlog
 
 from reattach.bus.snapshots import Snapshot, Snapshots, proof
-from reattach.errors import SessionNotFound, StoreError, Unavailable
+from reattach.errors import SessionNotFound, StoreError, StoreUnavailable, Unavailable
 from reattach.runtime.counts import Counts
 from reattach.runtime.gathering import Gathering
+from reattach.runtime.outage import Outage
 from reattach.runtime.tasks import Tasks
 from reattach.store.base import (
     ClientRecord,
@@ -49,8 +50,13 @@ class Loader:
         *,
         timeout_ms: int,
         counts: Counts,
+        outage: Outage,
     ) -> None:
         self.store = store
+        self._tasks = tasks
+        self._outage = outage
+        self._asking = False
+        """Whether the database is being asked if it is there at all."""
         self._snapshots = snapshots
         self._timeout_ms = timeout_ms
         self._counts = counts
@@ -72,7 +78,7 @@ class Loader:
                 loaded, log_bytes = await self._read(session_id)
         except (TimeoutError, StoreError) as error:
             self._counts.loads_failed += 1
-            raise _not_loaded(session_id, error) from error
+            raise self._not_loaded(session_id, error) from error
         if loaded is None:
             raise SessionNotFound("there is no such session")
         self._counts.loads += 1
@@ -83,7 +89,7 @@ class Loader:
         try:
             return await self._standings.get((session_id, user_id))
         except StoreError as error:
-            raise _not_loaded(session_id, error) from error
+            raise self._not_loaded(session_id, error) from error
 
     async def client(
         self, session_id: str, client_id: str, after: int
@@ -158,7 +164,30 @@ class Loader:
             members=await self.store.members(session_id),
         )
 
+    def _not_loaded(self, session_id: str, error: Exception) -> Unavailable:
+        if not isinstance(error, (TimeoutError, StoreUnavailable)):
+            _report(session_id, error)
+        elif not self._outage.suspected and not self._asking:
+            self._asking = True
+            self._tasks.spawn(self._report_alone(session_id, error))
+        return Unavailable("the session cannot be loaded now: nothing was lost")
 
-def _not_loaded(session_id: str, error: Exception) -> Unavailable:
-    log.error("a session could not be loaded", session=session_id, error=str(error))
-    return Unavailable("the session cannot be loaded now: nothing was lost")
+    async def _report_alone(self, session_id: str, error: Exception) -> None:
+        """Report it where the database does all else: that it is away is said once for all."""
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                await self.store.check()
+        except (StoreError, OSError) as away:  # a timeout is one
+            self._outage.suspect(away)
+        else:
+            _report(session_id, error)
+        finally:
+            self._asking = False
+
+
+def _report(session_id: str, error: Exception) -> None:
+    log.error(
+        "a session could not be loaded",
+        session=session_id,
+        error=str(error) or type(error).__name__,
+    )

@@ -145,8 +145,16 @@ class Registry:
         self.tasks = Tasks()
         self.counts = Counts()
         """What this node has done."""
+        self._committer = Committer(store, clock, timeout_ms=store_timeout_ms, counts=self.counts)
+        self.outage = self._committer.outage
+        """Whether the database is away."""
         self.loader = Loader(
-            store, snapshots, self.tasks, timeout_ms=store_timeout_ms, counts=self.counts
+            store,
+            snapshots,
+            self.tasks,
+            timeout_ms=store_timeout_ms,
+            counts=self.counts,
+            outage=self.outage,
         )
         self.nodes = Nodes(
             self.server_client.partition(":")[2],
@@ -164,9 +172,6 @@ class Registry:
         """Held by whoever exports or imports."""
         self.backlog = Backlog(limits.max_backlog_bytes)
         """The changes that wait here."""
-        self._committer = Committer(store, clock, timeout_ms=store_timeout_ms, counts=self.counts)
-        self.outage = self._committer.outage
-        """Whether the database is away."""
         self._idle_ms = idle_session_ms
         self.bus = bus
         self._snapshots = snapshots
