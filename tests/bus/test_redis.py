@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from reattach.bus.redis import RedisBus
@@ -245,6 +248,38 @@ async def test_what_was_said_last_is_sent_before_the_end(valkey: ValkeyServer) -
     await hearing.close()
 
 
+async def test_a_part_that_ends_late_and_badly_is_nobody_s_concern(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: "Task exception was never retrieved", where closing took two attempts."""
+    ended = asyncio.Event()
+
+    async def keep(*_: object) -> None:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 0.8:  # longer than who closes is patient
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+        ended.set()
+        raise RedisConnectionError("the line is gone")
+
+    told: list[object] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    try:
+        monkeypatch.setattr(RedisBus, "_keep", keep)
+        bus = RedisBus(valkey.url)
+        await bus.open("db")
+        await until(lambda: bus.live, within=5, what="the bus")
+        await bus.close()
+        await ended.wait()
+        await asyncio.sleep(0)
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
+    assert told == []
+
+
 async def test_a_thousand_sessions_are_asked_for_anew(valkey: ValkeyServer) -> None:
     mouth, hearing = RedisBus(valkey.url), RedisBus(valkey.url)
     await mouth.open("database")
@@ -327,6 +362,8 @@ async def test_a_user_of_docs_scaling_may_do_all_that_is_needed(valkey: ValkeySe
     snapshots.put(held)
     await asyncio.wait_for(snapshots._all_stored.wait(), 5)
     assert await snapshots.get("s") == [held]
+    await snapshots.drop("s")
+    assert await valkey.call("HKEYS", "reattach:database:snapshot:s") == [b"gone"]
     assert mouth.counts.outages == hearing.counts.outages == 0
     for one in (mouth, hearing, snapshots):
         await one.close()

@@ -171,20 +171,25 @@ class RedisBus:
             while confirmed <= len(self._asked):
                 confirmed += self._heard(await ear.read_response())
             self._rose()
-            tasks = [asyncio.create_task(work) for work in (self._say(mouth), self._hear(ear))]
-            tasks.append(asyncio.create_task(self._keep(ear)))
+            parts = self._say(mouth), self._hear(ear), self._keep(ear)
+            tasks = [asyncio.create_task(part) for part in parts]
+            for task in tasks:
+                task.add_done_callback(_retrieve)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             done.pop().result()
         finally:
             self._live = False
-            await _end(tasks, every=_LAST_WORDS_S / 10)
-            self.counts.dropped += len(self._queue)
-            self._queue.clear()
-            self._queued = 0
-            self._all_sent.set()
-            for connection in (mouth, ear):
-                with contextlib.suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+            try:
+                await _end(tasks, every=_LAST_WORDS_S / 10)
+            finally:
+                # Also where it is cancelled once more.
+                self.counts.dropped += len(self._queue)
+                self._queue.clear()
+                self._queued = 0
+                self._all_sent.set()
+                for connection in (mouth, ear):
+                    with contextlib.suppress(RedisError, OSError):
+                        await connection.disconnect(nowait=True)
 
     def _connection(self) -> AbstractConnection:
         made: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -325,10 +330,16 @@ async def _end(tasks: Iterable[asyncio.Task[None]], *, every: float) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        done, pending = await asyncio.wait(pending, timeout=every)
-        for task in done:
-            if not task.cancelled():
-                task.exception()  # the one that counts was raised already
+        _, pending = await asyncio.wait(pending, timeout=every)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at what a part of a life ended with: the one that counts is raised by `_live_once`.
+
+    Not by whoever ends the parts, which may be cancelled once more before they have ended.
+    """
+    if not task.cancelled():
+        task.exception()
 
 
 def _pool(url: str) -> ConnectionPool:
