@@ -88,6 +88,8 @@ class Settings(BaseSettings):
 
     public_metrics: bool = False
     """Whether ``/metrics`` is answered to others than this machine, too."""
+    public_openapi: bool = False
+    """Whether ``/openapi.json`` is, which tells of every route."""
 
     inspector: Literal["off", "read", "write"] = "off"
     """Whether there is a page at ``/inspector`` that shows every session: not, to look, or to

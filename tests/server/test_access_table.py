@@ -88,11 +88,11 @@ DEVICE = {"id": "device"}
 
 Body = tuple[str, Any]
 ROUTES: dict[tuple[str, str], tuple[Body | None, dict[str, str]]] = {
-    ("GET", "/openapi.json"): (None, OPEN),
     ("GET", "/healthz"): (None, OPEN),
     ("GET", "/readyz"): (None, OPEN),
     # From this machine; from others see tests/server/test_metrics.py.
     ("GET", "/metrics"): (None, OPEN),
+    ("GET", "/openapi.json"): (None, OPEN),
     ("GET", "/api/v0/session/check-connection"): (
         None,
         row(NO_TOKEN, stranger="204", viewer="204", editor="204", owner="204"),

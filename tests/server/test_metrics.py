@@ -185,12 +185,14 @@ def _is_worker(process: psutil.Process) -> bool:
     ],
 )
 @pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json"])
 async def test_others_are_let_in_by_a_setting_alone(
-    tmp_path: Path, peer: str, headers: Mapping[str, str], let_in: bool, public: bool
+    tmp_path: Path, path: str, peer: str, headers: Mapping[str, str], let_in: bool, public: bool
 ) -> None:
-    settings = Settings(public_metrics=public)
+    of = path == "/metrics"
+    settings = Settings(public_metrics=public and of, public_openapi=public and not of)
     async with Reattach(database=f"sqlite:///{tmp_path / 'r.db'}", settings=settings) as reattach:
         transport = httpx.ASGITransport(reattach.app, client=(peer, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
-            answer = await http.get("/metrics", headers=headers)
+            answer = await http.get(path, headers=headers)
     assert answer.status_code == (200 if let_in or public else 403)

@@ -129,6 +129,8 @@ class Reattach:
             title="Reattach",
             version=version("reattach"),
             lifespan=self._serve,
+            # Our own route has it, which not everybody is answered; and pages of it load scripts.
+            openapi_url=None,
             docs_url=None,
             redoc_url=None,
         )

@@ -1,4 +1,4 @@
-"""Health: whether the process lives, and whether it can commit."""
+"""Health: whether the process lives, and whether it can commit; and what it tells its operator."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ class Health(Routes):
             summary="What the node does, for Prometheus",
             responses={200: {"content": {"text/plain": {}}}, 403: problem("Not from here.")},
         )
+        router.add_api_route(
+            "/openapi.json", self.openapi, methods=["GET"], include_in_schema=False
+        )
         return router
 
     def add_to(self, add: Add) -> None:
@@ -73,14 +76,17 @@ class Health(Routes):
 
     async def metrics(self, request: Request) -> Response:
         """Tell Prometheus what the node does, from this machine or where settings let others."""
-        if not (self.settings.public_metrics or is_from_here(request)):
-            raise Forbidden(
-                "expected a client on this machine, by a loopback address and without a proxy: set"
-                " REATTACH_PUBLIC_METRICS to let others read the metrics",
-                code="forbidden_client",
-            )
+        _check_reader(request, "REATTACH_PUBLIC_METRICS", public=self.settings.public_metrics)
         text = await self._reattach.metrics()
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: Request) -> Response:
+        """Describe the routes, to this machine or where settings let others."""
+        _check_reader(request, "REATTACH_PUBLIC_OPENAPI", public=self.settings.public_openapi)
+        document = request.app.openapi()
+        mounted_at = request.scope["root_path"]
+        servers = {"servers": [{"url": mounted_at}]} if mounted_at else {}
+        return json_answer(encode({**document, **servers}))
 
     async def check_connection(self) -> Response:
         """Say that the token is good and the server can commit."""
@@ -102,6 +108,15 @@ class Health(Routes):
             raise Unavailable("the database did not commit in time: try again") from None
         if not registry.can_commit():
             raise Unavailable("the database does not commit what is sent: see the server's log")
+
+
+def _check_reader(request: Request, setting: str, *, public: bool) -> None:
+    if not (public or is_from_here(request)):
+        raise Forbidden(
+            "expected a client on this machine, by a loopback address and without a proxy: set"
+            f" {setting} to let others read this",
+            code="forbidden_client",
+        )
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
