@@ -23,6 +23,9 @@ _AT_ONCE: Final = 2
 class Gathering(Generic[K, V]):
     """Reads values by their keys, many at a time and without waiting for more to come.
 
+    What is asked for in one turn of the event loop is read at once: the more a node has to do, the
+    more there is in a turn.
+
     ``read`` takes keys, at most ``most``, and gives the values of the first of them, one at least:
     what it leaves out is read next. Each value was read after it was asked for.
     """
@@ -41,6 +44,8 @@ class Gathering(Generic[K, V]):
         self._timeout_ms = timeout_ms
         self._waiting: _Asked[K, V] = {}
         self._under_way = 0
+        self._begins = False
+        """Whether the next read was begun, and has not taken its keys yet."""
 
     async def get(self, key: K) -> V:
         """Read a value; raises what the read raises, `StoreUnavailable` where it takes too long."""
@@ -54,13 +59,16 @@ class Gathering(Generic[K, V]):
             raise StoreUnavailable("the database does not answer: nothing was lost") from None
 
     def _begin(self) -> None:
-        while self._waiting and self._under_way < _AT_ONCE:
-            taken = list(self._waiting)[: self._most]
-            asked = {key: self._waiting.pop(key) for key in taken}
+        if self._waiting and not self._begins and self._under_way < _AT_ONCE:
+            self._begins = True
             self._under_way += 1
-            self._tasks.spawn(self._carry_out(asked))
+            self._tasks.spawn(self._carry_out())
 
-    async def _carry_out(self, asked: _Asked[K, V]) -> None:
+    async def _carry_out(self) -> None:
+        taken = list(self._waiting)[: self._most]
+        asked = {key: self._waiting.pop(key) for key in taken}
+        self._begins = False
+        self._begin()
         try:
             left = await self._answer(asked)
         finally:

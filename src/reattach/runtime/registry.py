@@ -370,8 +370,11 @@ class Registry:
         """
         after = MAX_INTEGER if told is None else told
         record, refusals = await self.loader.client(host.session_id, client_id, after)
-        known = host.room.session.clients.get(client_id)
-        if record is not None and record.seq > max(told or 0, 0 if known is None else known.seq):
+        session = host.room.session
+        known = session.clients.get(client_id)
+        # What was heard of it is in the log that was read here: it stands there.
+        here = max(session.heard.get(client_id, 0), 0 if known is None else known.seq)
+        if record is not None and record.seq > max(told or 0, here):
             await self.nodes.level(host)
         return record, refusals
 

@@ -11,7 +11,7 @@ import logging
 import re
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -348,14 +348,18 @@ class _Pipe(WSListener):
 
 def _undo_proxy(scope: dict[str, Any], trusted: list[str] | str | None) -> None:
     """Put in who connected to a trusted proxy, as uvicorn does for requests over HTTP."""
+    many = tuple(trusted) if isinstance(trusted, list) else trusted
+    with contextlib.suppress(StopIteration):
+        # It is a coroutine that never waits.
+        _proxies(many or "127.0.0.1")(scope, None, None).send(None)
 
+
+@cache
+def _proxies(trusted: tuple[str, ...] | str) -> Any:
     async def done(*_: object) -> None:
         """Nothing follows: uvicorn's middleware has altered the scope."""
 
-    middleware: Any = ProxyHeadersMiddleware(done, trusted or "127.0.0.1")
-    with contextlib.suppress(StopIteration):
-        # It is a coroutine that never waits.
-        middleware(scope, None, None).send(None)
+    return ProxyHeadersMiddleware(done, trusted if isinstance(trusted, str) else list(trusted))
 
 
 def _framed(frames: Sequence[bytes]) -> list[bytes]:
