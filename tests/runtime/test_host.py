@@ -573,6 +573,26 @@ async def test_silence_ends_a_connection_and_pings_come_before() -> None:
 # The idle and the stopped
 
 
+async def test_who_waits_is_told_late_where_the_database_writes_for_others() -> None:
+    """A thousand who come back at once keep a node busy: the database answers all the same."""
+    async with running() as node:
+        waits = await node.client("s", client_id="a")
+        other = await node.client("t", client_id="b")
+        node.host("s").hold()
+        waits.change(inc())
+        for _ in range(8):
+            other.change(inc())
+            await node.clock.pass_(1_000, step=250)
+        assert not waits.of_type("error")
+        for _ in range(4):
+            other.change(inc())
+            await node.clock.pass_(1_000, step=250)
+        assert [one["code"] for one in waits.of_type("error")] == ["unavailable"]
+        node.host("s").go_on()
+        await settle()
+        assert waits.state == {"n": 1}
+
+
 async def test_a_session_that_nobody_uses_is_forgotten_and_opened_again() -> None:
     async with running(idle_session_ms=5_000) as node:
         a = await node.client(client_id="a")

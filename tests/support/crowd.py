@@ -246,6 +246,7 @@ class CrowdProcess:
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            limit=2**24,  # bytes of an answer: some tell of each client
         )
         return self
 

@@ -71,6 +71,10 @@ _FIRST_RETRY_MS = 50
 _OK = Outcome.OK
 _PATIENCE = 2
 """Ticks without anything written before who waits for it is told."""
+_MORE_PATIENCE = 10
+"""How many where the database wrote for others in the last second: it is there, and this node, or
+whoever else writes to this session, has much to do."""
+_LATELY_MS = 1_000
 
 
 class Line(Protocol):
@@ -275,7 +279,9 @@ class Host:
         """Do what is due; called about once a second."""
         self.room.tick(self._clock.now())
         self._busy = self._busy + 1 if self.room.has_work or self._recovering else 0
-        if self._busy > _PATIENCE or self._committer.outage.away:
+        outage = self._committer.outage
+        works = self._clock.monotonic() - outage.worked_at <= _LATELY_MS
+        if outage.away or self._busy > (_MORE_PATIENCE if works else _PATIENCE):
             self._tell_who_waits()
         self.flush()
 

@@ -39,6 +39,8 @@ class Outage:
         """Take it for present."""
         self.times = 0
         """How often it was away."""
+        self.worked_at = clock.monotonic()
+        """When it wrote something last, for whomever."""
         self._store = store
         self._clock = clock
         self._timeout_ms = timeout_ms
@@ -70,6 +72,7 @@ class Outage:
     def works(self) -> None:
         """What there was to write was written."""
         self._failures = 0
+        self.worked_at = self._clock.monotonic()
         if self._present.is_set():
             self._is_back()
 
