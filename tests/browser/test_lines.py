@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -256,12 +256,12 @@ async def test_thousands_of_changes_without_a_network_are_typed_shown_and_sent_a
     await page.until(READY, within=20, every=0.005)
     loaded: float = await page.run("performance.now()")
     assert await page.run(f"{FIELD}.value.length") == CHANGES
-    server = psutil.Process(place.servers[0].pid)
-    began, worked = time.monotonic(), sum(server.cpu_times()[:2])
+    nodes = [psutil.Process(node.pid) for server in place.servers for node in server.nodes]
+    began, worked = time.monotonic(), _cpu(nodes)
     place.network.lighten()
     await page.until(ONLINE, within=120)
     drained = time.monotonic() - began
-    worked = sum(server.cpu_times()[:2]) - worked
+    worked = _cpu(nodes) - worked
     assert len(await place.message()) == CHANGES
     print(  # noqa: T201 - figures that this machine reached
         f"\n{CHANGES} changes: a key {median:.1f} ms, p99 {slow:.1f} ms; "
@@ -270,3 +270,7 @@ async def test_thousands_of_changes_without_a_network_are_typed_shown_and_sent_a
     assert slow < 16
     assert loaded < 500
     assert drained < 10
+
+
+def _cpu(nodes: Sequence[psutil.Process]) -> float:
+    return sum(sum(node.cpu_times()[:2]) for node in nodes)

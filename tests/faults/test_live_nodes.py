@@ -22,11 +22,12 @@ from tests.support.wire_client import Frame, WireClient
 
 pytestmark = pytest.mark.faults
 
-ROUNDS = 3
-WRITES = 50
-WITH_VALKEY = 0.010 if "REATTACH_SOAK_SECONDS" in os.environ else 0.1
-"""Seconds, on the median of the best round. `make soak` has the machine for itself; in `make test`
-another test runs beside this one, and what is asked is that no second passes, as without Valkey."""
+WITH_VALKEY = 0.010
+"""Seconds, on the median of the best window of writes."""
+# `make soak` has the machine for itself. In `make test` other tests run beside this one, and a
+# window is short: of many, one has the machine for itself, too. Where the way takes longer, none is
+# good however many there are.
+WRITES, WINDOWS = (50, 3) if "REATTACH_SOAK_SECONDS" in os.environ else (15, 40)
 WITHOUT = 1.0
 QUIET = 2.0
 """Seconds until a session is right of which the last message was lost, and nothing came since."""
@@ -187,16 +188,16 @@ async def test_a_write_on_one_node_is_seen_on_the_other_at_once_and_without_valk
         WireClient(other.ws_url, "live", "reads") as reader,
     ):
         await seconds(writer, reader, 5)  # what is done once is done
-        best = float("inf")
-        for number in range(ROUNDS):
-            took = await seconds(writer, reader, WRITES)
-            figures.append(told(f"with Valkey, round {number + 1}", took))
-            best = min(best, median(took))
+        windows: list[list[float]] = []
+        while not windows or (min(map(median, windows)) > WITH_VALKEY and len(windows) < WINDOWS):
+            windows.append(await seconds(writer, reader, WRITES))
+        best = min(windows, key=median)
+        figures.append(told(f"with Valkey, the best of {len(windows)} times {WRITES}", best))
         await stack.valkey.kill()
         without = await seconds(writer, reader, 5)
         figures.append(told("without Valkey", without))
         with capsys.disabled():
             sys.stdout.write("".join(f"\n  live across nodes, {one}" for one in figures))
-        assert writer.state == reader.state == {"n": 5 + ROUNDS * WRITES + 5}
-    assert best <= WITH_VALKEY, figures
+        assert writer.state == reader.state == {"n": 5 + len(windows) * WRITES + 5}
+    assert median(best) <= WITH_VALKEY, figures
     assert max(without) <= WITHOUT, without
