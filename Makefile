@@ -23,6 +23,8 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 sources = $(shell find $(1) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print 2>/dev/null)
 
 CLIENT := packages/client
+# Its tests that start a server.
+LIVE   := live.test.ts sse.test.ts token.test.ts anonymous.test.ts
 REACT  := packages/react
 PAGE   := examples/gap_resolution
 INSPECTOR := packages/inspector
@@ -65,6 +67,8 @@ test-full: install ## the tests of servers, clients and pages on PostgreSQL and 
 	$(NODE) tools/chromium.mjs
 	REATTACH_TEST_STORE=full $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	    tests/server tests/client tests/examples tests/faults tests/browser
+	$(BIN)/python -m tests.support.live_full run $(BIN)/python tools/node.py \
+	    npx vitest run $(addprefix $(CLIENT)/test/,$(LIVE))
 
 # One seed in ten is played by the built TypeScript client.
 simulate: install ## SEEDS random stories (200) in which everything breaks; FIRST=n begins at a seed
