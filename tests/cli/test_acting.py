@@ -23,7 +23,9 @@ from reattach.settings import Settings
 from reattach.store.sqlite import SQLiteStore
 from tests.cli.conftest import fine, reattach, refused, told
 from tests.server.peer import joined
+from tests.server.test_rest import as_user, by_token, session_url
 from tests.support.server import ServerProcess
+from tests.support.waiting import until
 
 OPERATOR = reach.operator_name()
 
@@ -323,3 +325,33 @@ async def test_a_session_whose_schema_is_not_known_is_not_written(
 async def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert "got no file" in await refused(4, "checkpoint", "s", "--database", "sqlite:///new.db")
     assert not (tmp_path / "new.db").exists()
+
+
+async def test_erasing_a_user_forgets_their_devices_in_the_sessions_of_others(
+    tmp_path: Path,
+) -> None:
+    """Regression: the route did, and the command left the devices' names."""
+    database = f"sqlite:///{tmp_path / 'shared.db'}"
+    async with (
+        Reattach(database=database, authenticate=by_token) as shared,
+        as_user(shared, "ann") as ann,
+        as_user(shared, "bob") as bob,
+    ):
+        body = {"session_id": "b", "state": {}}
+        assert (await bob.post("/api/v0/session", json=body)).status_code == 201
+        members, devices = session_url("b", "/members"), session_url("b", "/devices")
+        assert (await bob.put(f"{members}/ann", json={"role": "editor"})).status_code == 200
+        device = {"id": "d-ann", "name": "Ann's phone", "info": {"kind": "phone"}}
+        sign = {"session_id": "b", "device": device}
+        assert (await ann.post(session_url("heartbeat"), json=sign)).status_code == 204
+
+        async def names() -> list[str | None]:
+            return [one["name"] for one in (await bob.get(devices)).json()["items"]]
+
+        async def known() -> bool:
+            return "Ann's phone" in await names()
+
+        await until(known, within=10, what="her device to be known")
+        erased = await told("erase", "--user", "ann", "--yes", "--database", database)
+        assert erased == {"erased": 0}
+        assert "Ann's phone" not in await names()

@@ -115,7 +115,7 @@ function NodeView(props: { series: readonly NodeFigures[] }) {
           series={commits}
         />
         <Tile
-          name="Acknowledged within"
+          name="Batch durable within"
           value={
             latencies.at(-1) === undefined || Number.isNaN(latencies.at(-1))
               ? "–"

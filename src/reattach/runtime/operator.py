@@ -21,6 +21,7 @@ from reattach.core.session import Proposal
 from reattach.errors import BadRequest, SessionNotFound, Unavailable
 from reattach.runtime.access import User
 from reattach.runtime.compaction import Compactor
+from reattach.runtime.erasure import erase_user
 from reattach.runtime.exports import export_session, import_session
 from reattach.runtime.host import Host
 from reattach.runtime.registry import Registry
@@ -45,7 +46,6 @@ __all__ = [
 Progress: TypeAlias = Callable[[int], None]
 """Is told how many sessions are done."""
 
-_PAGE: Final = 100
 _SET_BACK: Final = "the session's history was set back: come back"
 
 
@@ -145,7 +145,7 @@ class Operator:
                 await self._registry.erase(task.session_id)
                 return None
             case EraseUser():
-                return await self._erase_user(task.user_id, progress)
+                return await erase_user(self._registry, task.user_id, by=self._by, erased=progress)
 
     async def _open(self, session_id: str, *, writes_state: bool = True) -> Host:
         """Return the host of a session that stands where the database has it."""
@@ -236,21 +236,3 @@ class Operator:
             record, epoch=self._registry.clock.new_id(), epoch_version=record.version
         )
         return Append(session_id=record.session_id, expected=Expected.of(record), session=renewed)
-
-    async def _erase_user(self, user_id: str, progress: Progress) -> int:
-        registry = self._registry
-        erased = 0
-        while True:
-            page = await registry.store.sessions(user_id, None, _PAGE)
-            for record in page.items:
-                try:
-                    if record.user_id == user_id:
-                        await registry.erase(record.session_id)
-                        erased += 1
-                    else:
-                        await registry.members.remove(record.session_id, user_id, by=self._by)
-                except SessionNotFound:
-                    continue  # it was erased meanwhile
-                progress(erased)
-            if not page.items:
-                return erased

@@ -18,12 +18,12 @@ from reattach.errors import (
     AlreadyExists,
     BadRequest,
     ChangeRefused,
-    SessionNotFound,
     TooLarge,
     VersionGone,
 )
 from reattach.runtime.access import Action, User
 from reattach.runtime.credentials import begin
+from reattach.runtime.erasure import erase_user
 from reattach.runtime.registry import Registry
 from reattach.server import models
 from reattach.server.body import BadBody, decode, hold_against, media_type, read, read_json
@@ -277,17 +277,5 @@ class SessionRoutes(Routes):
         """Erase all that a user owns, and end what they are in of others' sessions."""
         user, registry = whole_user_of(request), await self.running()
         await registry.members.check_erasure(user_id, user)
-        while True:
-            page = await registry.store.sessions(user_id, None, PAGE)
-            for record in page.items:
-                try:
-                    if record.user_id == user_id:
-                        await registry.erase(record.session_id)
-                    else:
-                        await registry.members.remove(
-                            record.session_id, user_id, by=user.id, forget=True
-                        )
-                except SessionNotFound:
-                    continue  # it was erased meanwhile
-            if not page.items:
-                return Response(status_code=204)
+        await erase_user(registry, user_id, by=user.id)
+        return Response(status_code=204)
