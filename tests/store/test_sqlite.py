@@ -250,6 +250,38 @@ async def test_lock_file_names_the_holder(path: Path, store: SQLiteStore) -> Non
     assert path.with_name(path.name + ".lock").read_text() == f"{os.getpid()}\n"
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {one.name: one.stat().st_mode & 0o777 for one in folder.iterdir()}
+
+
+async def test_nobody_else_may_read_a_new_file(path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        store = SQLiteStore(path)
+        await store.open()
+        await store.append([creation("s")])
+        modes = modes_in(path.parent)
+        await store.close()
+    finally:
+        os.umask(before)
+    assert f"{path.name}-wal" in modes
+    assert set(modes.values()) == {0o600}
+
+
+@pytest.fixture
+def given(path: Path) -> Path:
+    path.touch()
+    path.chmod(0o640)
+    return path
+
+
+async def test_a_file_keeps_the_mode_that_it_was_given(given: Path) -> None:
+    store = SQLiteStore(given)
+    await store.open()
+    await store.close()
+    assert modes_in(given.parent)[given.name] == 0o640
+
+
 async def test_lock_file_removed_while_it_is_taken(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

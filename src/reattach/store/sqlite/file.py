@@ -104,6 +104,7 @@ class File:
             # One file has one lock, by whatever way it is reached.
             self.path = self.path.resolve()
             self._lock = _take_lock(self.path)
+            _make_private(self.path)
             self._writer = self._connect()
             identity = self._prepare(self._writer)
             # A new file is there after a power cut only when its directory was written, too.
@@ -397,6 +398,16 @@ def _check_journal(db: sqlite3.Connection, path: Path) -> None:
 
 
 # --- The file system ------------------------------------------------------------------------------
+
+
+def _make_private(path: Path) -> None:
+    """Make a new database one that its user alone can read; SQLite's own files beside it follow.
+
+    One that is there keeps the mode that it was given, and is not opened here: closing it would
+    end the locks that SQLite has on it in this process.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _take_lock(path: Path) -> int:
