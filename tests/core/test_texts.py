@@ -303,6 +303,30 @@ def test_a_saved_state_has_the_books() -> None:
     assert again.texts.weight == rig.session.texts.weight
 
 
+def test_books_that_were_saved_in_one_piece_are_read() -> None:
+    """Regression: a session whose state was saved before they came in parts could not be opened."""
+    rig = Rig({"t": "abc", "u": "one"})
+    rig.change("a", splice("/t", 0, 0, "x"), base=0)
+    rig.change("b", splice("/t", 3, 0, "y"), base=0)
+    rig.change("a", put("/u", "one two"), base=1)
+    rig.change("b", splice("/u", 0, 3, "1"), base=1)
+    # As it was written then, of this very story.
+    index = (
+        b'[[0,0,["b","a"],[["/u",4,0,1004,"t",4,3,1,1003,"s",3],["/t",2,0,1002,"t",2,1,1,1001,"t",1]'
+        b']],{"a":["d-a","u","device"],"b":["d-b","u","device"]},[["a","b"],[["/u",0,[[3,0,1,null,'
+        b'[[3," two"]],[],true],[4,1,1,[[0,3,null],[0,"1"]],[[0,3,"one"],[4,"1"]]]]],["/t",0,[[1,0,'
+        b'0,0,[[0,"x"]]],[2,1,0,[[3,"y"]],[[4,"y"]]]]]]],null]'
+    )
+    saved = Saved(version=4, state=b'{"t":"xabcy","u":" two1"}', index=index)
+    again = Session(
+        Loaded(session=record(4), saved=saved, tail=(), conflicts=(), devices=()), rig.limits
+    )
+    assert {path: (one.floor, one.since(0)) for path, one in again.texts.under(())} == {
+        path: (one.floor, one.since(0)) for path, one in rig.session.texts.under(())
+    }
+    assert again.texts.weight == rig.session.texts.weight
+
+
 def type_on(rig: Rig, first: int, count: int) -> None:
     """Client a types on at the front, offline since version 0."""
     for n in range(first, first + count):

@@ -118,6 +118,7 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
 
 _chunks = msgspec.json.Decoder(list[_Chunk])
 _rows = msgspec.json.Decoder(list[_Row])
+_flat = msgspec.json.Decoder(tuple[list[str | None], list[tuple[str, int, list[list[Any]]]]])
 
 
 def _seal(entries: Sequence[Entry]) -> _Chunk:
@@ -656,12 +657,29 @@ class Texts:
     def load(self, dumped: msgspec.Raw, document: Document) -> None:
         """Take in what `dump` wrote beside the state in ``document``."""
         undo: Undo = []
-        for row in _rows.decode(dumped):
+        try:
+            rows = _rows.decode(dumped)
+        except msgspec.ValidationError:
+            self._load_flat(dumped, document)
+            return
+        for row in rows:
             path = parse(row.path)
             text = document.read(path)
             history = self.begin(path, row.floor, text if type(text) is str else "", undo)
             history.load(row.chunks.copy(), row.last, row.weight)
             self.weight += row.weight
+        undo.clear()
+
+    def _load_flat(self, dumped: msgspec.Raw, document: Document) -> None:
+        """Take in what was written before entries came in parts; the next `dump` is as now."""
+        undo: Undo = []
+        clients, rows = _flat.decode(dumped)
+        for pointer, floor, entries in rows:
+            path = parse(pointer)
+            text = document.read(path)
+            history = self.begin(path, floor, text if type(text) is str else "", undo)
+            for version, client, *packed in entries:
+                self.append(history, _unpack(version, clients[client], packed), history.text, undo)
         undo.clear()
 
     def log_row(self, history: History, entry: Entry, before: str) -> list[Any]:
