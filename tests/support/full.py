@@ -10,13 +10,13 @@ process itself does (`reattach.sessions`) is the first one's.
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from reattach.runtime.registry import Registry
 from reattach.server import app
 from reattach.server.cors import Cors
+from reattach.server.inspector.nodes import Peers
 
 SEED = "REATTACH_TEST_SEED"
 
@@ -63,8 +64,9 @@ def share(monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> None:
         if reattach._store is not None:
             return one_life(reattach, registry)
         # What runs beside its sessions does so once.
-        rest = SimpleNamespace(settings=reattach.settings, lifespan=None, crew=None)
-        other = one_life(cast("app.Reattach", rest), reattach._new_registry())
+        rest = copy.copy(reattach)
+        rest.lifespan = rest.crew = None
+        other = one_life(rest, reattach._new_registry())
         return _TwoLives(one_life(reattach, registry), other)
 
     async def by_lot(self: Cors, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,6 +91,10 @@ class _TwoLives:
     @property
     def registry(self) -> Registry | None:
         return self._lives[_node.get()].registry
+
+    @property
+    def peers(self) -> Peers | None:
+        return self._lives[_node.get()].peers
 
     @property
     def over(self) -> bool:
