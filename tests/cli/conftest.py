@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from reattach.cli import main
@@ -22,13 +24,24 @@ def in_process() -> None:
 
 @pytest.fixture(autouse=True)
 def logs_of_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Leaves the logs as they were, and works where nothing lies about."""
+    """Leaves the logs as they were, and works where nothing lies about.
+
+    Loggers of modules must not keep what a command sets up: later tests look at what they say.
+    """
+    configure, before = structlog.configure, structlog.get_config()
+
+    def uncached(**options: Any) -> None:
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", uncached)
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("REATTACH_REDIS", raising=False)
+    for name in [name for name in os.environ if name.startswith("REATTACH_")]:
+        monkeypatch.delenv(name)
     yield
+    configure(**before)
     root.handlers, root.level = handlers, level
 
 

@@ -27,6 +27,10 @@ KEPT = "nobody-erased-this"
 EMPTIED = "emptied-before-it-was-erased"
 
 
+OF_NO_SESSION = {"meta", "nodes", "erased_sessions"}
+"""Tables that have nothing of a session, or of an erased one its id alone."""
+
+
 async def lived(anywhere: Any, session_id: str, word: str) -> None:
     """A session with a word wherever a user's can come to."""
     # So heavy that the log after it is held as a hot snapshot, too.
@@ -118,8 +122,7 @@ def steps() -> list[str]:
 
 def test_the_steps_name_every_table_that_has_anything_of_a_session() -> None:
     named = set(re.findall(r"\w+", " ".join(steps())))
-    without = {"meta", "erased_sessions"}
-    assert {table.name for table in metadata.sorted_tables} - without <= named
+    assert {table.name for table in metadata.sorted_tables} - OF_NO_SESSION <= named
 
 
 async def test_by_the_steps_of_operations_nothing_is_left_in_postgresql(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ async def keys(stack: Stack) -> list[bytes]:
 
 async def nothing_readable(stack: Stack, db: asyncpg.Connection[Any]) -> None:
     for table in metadata.sorted_tables:
-        if table.name in {"meta", "erased_sessions"}:
+        if table.name in OF_NO_SESSION:
             continue
         count = await db.fetchval(
             f"SELECT count(*) FROM {table.name} AS one"  # noqa: S608  # our own
