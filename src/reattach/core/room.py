@@ -495,9 +495,7 @@ class Room:
                 if name not in advancing and not session.clients[name].known
             ]
         recorded, record = self.recorded, session.record
-        activity = flight.activity
-        if session.conflicts or session.refusals or self._ends:
-            activity = [*activity, *happened(session, now, ended=self._ends)]
+        activity = [*flight.activity, *happened(session, now, ended=self._ends)]
         append = Append(
             session_id=recorded.session_id,
             expected=Expected.of(recorded),
