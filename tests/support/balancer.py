@@ -80,24 +80,21 @@ class Balancer:
         await asyncio.gather(*self._lines, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
-        # Until they are really closed: what a loop that has ended leaves open is complained of.
-        await asyncio.gather(*map(_closed, self._writers))
-        self._writers.clear()
+        await asyncio.sleep(0.01)  # until they are really closed
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         line = asyncio.get_running_loop().create_task(self._pass_on(reader, writer))
         self._lines.add(line)
         line.add_done_callback(self._lines.discard)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._keep(writer)
         found = await self._connect()
         if found is None:
             writer.transport.abort()
-            await self._forget(writer)
             return
         there, up = found
-        self._writers.add(up)
+        self._keep(up)
         heard = asyncio.ensure_future(self._requests(reader, writer, up))
         try:
             await _pump(there, writer)
@@ -109,12 +106,9 @@ class Balancer:
             heard.cancel()
             await asyncio.gather(heard, return_exceptions=True)
             up.transport.abort()
-        await self._forget(up)
-        await self._forget(writer)
 
-    async def _forget(self, writer: asyncio.StreamWriter) -> None:
-        await _closed(writer)
-        self._writers.discard(writer)
+    def _keep(self, writer: asyncio.StreamWriter) -> None:
+        self._writers = {one for one in self._writers if not one.is_closing()} | {writer}
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         for port in self._chance.sample(self._ports, len(self._ports)):
@@ -136,11 +130,6 @@ class Balancer:
             up.write_eof()
         except OSError:
             up.transport.abort()
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
