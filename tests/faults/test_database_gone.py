@@ -137,6 +137,7 @@ async def test_clients_stay_are_told_and_go_on_by_themselves(
         await opening
         load.append(group.create_task(late.run()))
         await acknowledged(everybody, sum(told) + 60)
+        await acknowledged([late], 1)
         for task in load:
             task.cancel()
     await all_settled([one.client for one in everybody])

@@ -424,9 +424,12 @@ def _entered(
 ) -> bool:
     """Add what was committed since the log was read, and enter; False where it is not at hand."""
     session = room.session
+    here = session.version - version
+    # What another node committed, and this one has not heard of, follows when it has.
+    frames = frames[: max(0, here)]
     known = version + len(frames)
     missing = session.version - known
-    if epoch != room.recorded.epoch or missing < 0:
+    if epoch != room.recorded.epoch or here < 0:
         enter(room, None)
     elif missing > len(session.tail):
         return False
