@@ -356,32 +356,22 @@ class MemoryStore:
     async def sessions(self, user_id: str, after: str | None, limit: int) -> Page:
         """List the sessions of a user, newest activity first."""
         await self.check()
-        place = place_after(after)
-        rows = sorted(
-            (
-                session.row
-                for session in self._sessions.values()
-                if (session.row.user_id == user_id or user_id in session.members)
-                and _session_place(session.row) < place
-            ),
-            key=_session_place,
-            reverse=True,
-        )
-        more = len(rows) > limit
-        return Page(
-            items=rows[:limit],
-            next=place_mark(*_session_place(rows[limit - 1])) if more else None,
+        return self._page(
+            lambda one: one.row.user_id == user_id or user_id in one.members, after, limit
         )
 
     async def search(self, search: Search, after: str | None, limit: int) -> Page:
         """List the sessions of all users that are looked for."""
         await self.check()
+        return self._page(lambda one: _is_meant(one, search), after, limit)
+
+    def _page(self, meant: Callable[[_Session], bool], after: str | None, limit: int) -> Page:
         place = place_after(after)
         rows = sorted(
             (
                 session.row
                 for session in self._sessions.values()
-                if _session_place(session.row) < place and _is_meant(session, search)
+                if _session_place(session.row) < place and meant(session)
             ),
             key=_session_place,
             reverse=True,
