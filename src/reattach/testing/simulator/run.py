@@ -43,8 +43,6 @@ class Simulator:
 
     def __init__(self, typescript: Sequence[str] = ()) -> None:
         """``typescript`` is the command that runs ``packages/client/sim/peer.mjs``, if it is to."""
-        # What nodes have to say of their troubles is what they are meant to have.
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
         self._typescript = typescript
         self._process: Process | None = None
 
@@ -57,12 +55,17 @@ class Simulator:
         """Let a story happen."""
         began = time.process_time()
         outcome = Outcome(story.seed, core=self.core_of(story.seed))
+        before = structlog.get_config()
+        # What nodes have to say of their troubles is what they are meant to have.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
         try:
             outcome.totals = dict(total(play(story, self._maker(outcome.core))))
         except Broken as broken:
             outcome.promise, outcome.message = broken.promise, str(broken)
         except Exception as error:  # noqa: BLE001 - it is what is looked for, too
             outcome.promise, outcome.message = "nothing fails", f"{type(error).__name__}: {error}"
+        finally:
+            structlog.configure(**before)
         outcome.seconds = time.process_time() - began
         return outcome
 
