@@ -15,7 +15,7 @@ from tests.support.waiting import until
 CITATION = "CITATION.cff"
 PYPROJECT = "pyproject.toml"
 BACK_MS = 31_000
-"""The longest pause between two attempts of a page is 30 s, and it is by chance which one it is in."""
+"""A page pauses for at most 30 s between two attempts; how long, is chance."""
 
 
 async def start(browser: Browser, url: str, document: str = CITATION) -> Page:
